@@ -1,0 +1,90 @@
+"""The constants of one frozen environment, as data: what a preset's [environment] table may say.
+
+A run's result is comparable with another's only when both specs are equal, so `digest()` goes into every result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from frozen_env.contract import FrozenEnvError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentSpec:
+    """One frozen environment. Seconds are wall-clock seconds; limits are per candidate, its whole process tree."""
+
+    name: str
+    corpus: Literal["kjv", "parquet"] = "kjv"
+    corpus_path: str = ""  # folder of parquet shards, for corpus = "parquet"
+    vocab_size: int = 1024
+    seq_len: int = 256  # tokens
+    held_out_rows: int = 128  # rows of seq_len + 1 tokens that are scored
+    probe_rows: int = 16  # rows scored twice, the second time with another future
+
+    budget_s: float = 20.0  # training time from the candidate's start()
+    check_every_s: float = 2.0  # between two stopping verdicts
+    startup_allowance_s: float = 60.0  # imports and compilation; what exceeds it is taken from the budget
+    grace_s: float = 2.0  # between SIGTERM at the end of the budget and SIGKILL
+    silence_s: float = 15.0  # longest time between reports once training has started
+    score_limit_s: float = 60.0  # longest time for held-out inputs to be answered
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 2  # CPU threads of the candidate
+    memory_limit_mb: int = 6144
+    submission_limit_mb: int = 2048
+    log_limit_kb: int = 256
+    sandbox: Literal["on", "off"] = "on"
+
+    def __post_init__(self) -> None:
+        for key in ("vocab_size", "seq_len", "held_out_rows", "threads", "memory_limit_mb", "submission_limit_mb", "log_limit_kb"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"environment.{key} must be at least 1, got {getattr(self, key)!r}")
+        for key in ("budget_s", "check_every_s", "grace_s", "silence_s", "score_limit_s"):
+            if not 0 < getattr(self, key) < 1e7:
+                raise ValueError(f"environment.{key} must be positive seconds, got {getattr(self, key)!r}")
+        if not 0 <= self.probe_rows <= self.held_out_rows:
+            raise ValueError(f"environment.probe_rows must lie in 0..held_out_rows, got {self.probe_rows!r}")
+
+    def digest(self) -> str:
+        """Return 16 hex digits that change with every constant."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> EnvironmentSpec:
+        """Build a spec from plain data. Raises FrozenEnvError on an unknown or missing key."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise FrozenEnvError(f"unknown environment setting {unknown[0]!r}; known settings: {', '.join(sorted(known))}")
+        return cls(**data)
+
+
+def preset_names() -> list[str]:
+    return sorted(p.stem for p in PRESETS.glob("*.toml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Return a preset's tables: `environment` (for EnvironmentSpec) and `target` (constants written into train.py).
+
+    Raises FrozenEnvError when there is no such preset.
+    """
+    path = PRESETS / f"{name}.toml"
+    if not path.is_file():
+        raise FrozenEnvError(f"unknown environment preset {name!r}; there are: {', '.join(preset_names())}")
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    tables.setdefault("environment", {})["name"] = name
+    tables.setdefault("target", {})
+    return tables

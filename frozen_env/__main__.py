@@ -1,0 +1,151 @@
+"""Command line of the frozen environment.
+
+python -m frozen_env prepare --preset embedded                                   # fetch and prepare the text
+python -m frozen_env run --source target/train.py --preset embedded --out DIR    # one experiment, no Prefect, no policy
+python -m frozen_env verify                                                      # are the frozen files the pinned ones?
+python -m frozen_env manifest --write                                            # pin them (maintainers)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from frozen_env import manifest
+from frozen_env.contract import FrozenEnvError, RunResult
+from frozen_env.fetch import data_dir
+from frozen_env.problem.data import prepare
+from frozen_env.runtime.supervisor import Event, Host
+from frozen_env.spec import EnvironmentSpec, preset_names, read_preset
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.do(options))
+    except (FrozenEnvError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m frozen_env", description="The frozen environment, by itself.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, do: Any, text: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text)
+        one.set_defaults(do=do)
+        return one
+
+    def with_preset(one: argparse.ArgumentParser) -> None:
+        one.add_argument("--preset", default="embedded", choices=preset_names())
+        one.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="override an environment constant, e.g. budget_s=5"
+        )
+        one.add_argument("--data", type=Path, default=data_dir(), help="data folder (default: $ARL_DATA or ./data)")
+
+    prepare_command = command("prepare", _prepare, "Fetch and prepare the text of a preset; does nothing when it is there.")
+    with_preset(prepare_command)
+    run = command("run", _run, "Train and score one candidate under the frozen environment.")
+    with_preset(run)
+    run.add_argument("--source", type=Path, required=True, help="the candidate's train.py")
+    run.add_argument("--out", type=Path, required=True, help="folder for result.json, the log and the weights")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--json", action="store_true", help="print the result as the last line")
+    command("verify", _verify, "Check every frozen file against MANIFEST.sha256.")
+    manifest_command = command("manifest", _manifest, "Show the checksums of the frozen files; with --write, pin them.")
+    manifest_command.add_argument("--write", action="store_true")
+    return parser
+
+
+def _spec(options: argparse.Namespace) -> EnvironmentSpec:
+    values = read_preset(options.preset)["environment"]
+    for item in options.set:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise FrozenEnvError(f"--set takes KEY=VALUE, got {item!r}")
+        try:
+            values[key.removeprefix("environment.")] = json.loads(text)
+        except ValueError:
+            values[key.removeprefix("environment.")] = text
+    return EnvironmentSpec.from_json(values)
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    manifest.verify()
+    prepare(_spec(options), options.data, lambda line: print(line, flush=True))
+    return 0
+
+
+def _verify(_options: argparse.Namespace) -> int:
+    print(f"frozen files are as pinned, manifest {manifest.verify()[:16]}")
+    return 0
+
+
+def _manifest(options: argparse.Namespace) -> int:
+    if options.write:
+        manifest.write()
+    print(manifest.render(), end="")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    spec = _spec(options)
+    if not options.source.is_file():
+        raise FrozenEnvError(f"no candidate at {options.source}; name one with --source")
+    source = options.source.read_text(encoding="utf-8")
+    options.out.mkdir(parents=True, exist_ok=True)
+    began_s = time.monotonic()
+    with Host(spec, options.data, options.out / "host.log") as host:
+        host.wait_ready()
+        print(f"host ready after {time.monotonic() - began_s:.1f} s, sandbox {host.sandbox}", flush=True)
+        result = host.run(source, seed=options.seed, place=options.out.resolve(), on_event=_Printer(spec))
+    (options.out / "result.json").write_text(json.dumps(result.to_json(), indent=1), encoding="utf-8")
+    shutil.rmtree(options.out / "candidate", ignore_errors=True)
+    _show(result, options.out)
+    if options.json:
+        print(json.dumps(result.to_json()))
+    return 0 if result.score else 1
+
+
+class _Printer:
+    """One line per check interval while a candidate trains."""
+
+    def __init__(self, spec: EnvironmentSpec) -> None:
+        self.spec = spec
+        self.next_s = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if event["event"] == "started":
+            print(f"training for {self.spec.budget_s:g} s, started after {event['startup_s']:.1f} s", flush=True)
+        elif event["event"] == "report":
+            step, elapsed_s, fraction, loss, _ = event["report"]
+            if elapsed_s >= self.next_s:
+                self.next_s = elapsed_s + self.spec.check_every_s
+                print(f"  {fraction:4.0%}  step {step:5d}  loss {loss:.4f}", flush=True)
+        elif event["event"] == "scoring":
+            print("scoring", flush=True)
+
+
+def _show(result: RunResult, out: Path) -> None:
+    if result.score is not None:
+        score = result.score
+        print(
+            f"{score.metric} {score.value:.4f}  ({score.held_out_bytes} bytes; {result.tokens_served} tokens in "
+            f"{result.training_s:.1f} s; scoring {score.seconds:.2f} s + {score.startup_s:.2f} s start-up; "
+            f"peak {result.peak_memory_mb:.0f} MiB)"
+        )
+    else:
+        print(f"{result.ending} ({result.cause}): {result.reason}; log: {out / 'log.txt'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Bits per byte, on the trusted side, with numpy alone.
+
+Legend: B rows, T positions, V token ids, N = B * T.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHUNK_TOKENS = 256  # logits of one chunk stay in the processor's cache
+
+
+def nats_per_token(logits_BTV: NDArray[np.float32], targets_BT: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Return the negative log-probability of each target, nats [B, T], by a stable log-softmax.
+
+    Raises ValueError on shapes that do not match and on targets outside 0..V-1. A logit that is NaN or +inf makes its
+    position NaN; a row of -inf alone too. Callers must refuse what is not finite.
+    """
+    if logits_BTV.ndim != 3 or logits_BTV.shape[:2] != targets_BT.shape:
+        raise ValueError(f"logits [B, T, V] must match targets [B, T], got {logits_BTV.shape} and {targets_BT.shape}")
+    vocab = logits_BTV.shape[2]
+    if targets_BT.size and not (0 <= int(targets_BT.min()) and int(targets_BT.max()) < vocab):
+        raise ValueError(f"targets must lie in 0..{vocab - 1}, got {int(targets_BT.min())}..{int(targets_BT.max())}")
+    logits_NV = np.ascontiguousarray(logits_BTV).reshape(-1, vocab)
+    targets_N = targets_BT.reshape(-1).astype(np.int64)
+    nats_N = np.empty(len(targets_N), dtype=np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is the caller's to refuse, not to print
+        for low in range(0, len(targets_N), CHUNK_TOKENS):
+            chunk = slice(low, low + CHUNK_TOKENS)
+            nats_N[chunk] = _nats(logits_NV[chunk].astype(np.float32, copy=False), targets_N[chunk])
+    return nats_N.reshape(targets_BT.shape)
+
+
+def _nats(logits_NV: NDArray[np.float32], targets_N: NDArray[np.int64]) -> NDArray[np.float32]:
+    shifted_NV = logits_NV - logits_NV.max(axis=1, keepdims=True)
+    target_N = shifted_NV[np.arange(len(targets_N)), targets_N]
+    np.exp(shifted_NV, out=shifted_NV)
+    nats_N: NDArray[np.float32] = np.log(shifted_NV.sum(axis=1)) - target_N
+    return nats_N
+
+
+def bits_per_byte(total_nats: float, total_bytes: int) -> float:
+    """Return total_nats / (ln 2 · total_bytes), the loss that is comparable across tokenizers; NaN stays NaN.
+
+    total_bytes counts the raw UTF-8 bytes of the targets (`token_bytes_V[targets]`). Raises ValueError unless positive.
+    """
+    if total_bytes <= 0:
+        raise ValueError(f"total_bytes must be positive, got {total_bytes!r}")
+    return float(total_nats) / (math.log(2) * int(total_bytes))

@@ -1,0 +1,116 @@
+"""The trusted process that runs candidates on one machine: imports torch once, forks each candidate from there.
+
+It speaks JSON lines with its caller on stdin and stdout, one candidate at a time. When the caller goes away (end of
+file on stdin), the candidate's process tree is ended and the host exits: nothing survives the campaign.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import select
+import time
+from pathlib import Path
+from typing import Any
+
+from frozen_env.contract import Cause, Ending, RunResult
+from frozen_env.runtime import launch, processes, sandbox, scoring, training
+from frozen_env.runtime.channel import LineReader, encode, write_all
+from frozen_env.runtime.problem import Problem
+from frozen_env.spec import EnvironmentSpec
+
+CALLER_LINE_BYTES = 4 << 20  # our own side: a run request carries the candidate's source
+
+
+class Caller:
+    """The other end of stdin and stdout. Standard output is kept for messages; prints of libraries go to stderr."""
+
+    def __init__(self) -> None:
+        self.in_fd = os.dup(0)
+        self.out_fd = os.dup(1)
+        os.dup2(2, 1)
+        self._reader = LineReader(CALLER_LINE_BYTES)
+        self._inbox: list[dict[str, Any]] = []
+
+    def say(self, message: dict[str, Any]) -> None:
+        write_all(self.out_fd, encode(message))
+
+    def read_now(self) -> list[dict[str, Any]]:
+        """Read what is there; the caller's end of file counts as an abort, and as the last message."""
+        data = os.read(self.in_fd, 65536)
+        return self._reader.feed(data) if data else [{"abort": True}, {"end": True}]
+
+    def next_request(self) -> dict[str, Any] | None:
+        """Wait for a request. None when the caller has gone."""
+        while True:
+            while self._inbox:
+                message = self._inbox.pop(0)
+                if "run" in message:
+                    return message
+                if "end" in message:
+                    return None
+            select.select([self.in_fd], [], [])
+            self._inbox += self.read_now()
+
+    def hear_during_run(self) -> list[dict[str, Any]]:
+        messages = self.read_now()
+        self._inbox += [message for message in messages if "end" in message]
+        return messages
+
+
+def warm_up() -> None:
+    """Import what every candidate imports, so that forks start warm; then freeze it out of the garbage collector."""
+    import safetensors.torch
+    import torch._dynamo  # noqa: F401  torch.optim imports it at first use: seconds
+
+    gc.collect()
+    gc.freeze()
+
+
+def serve(spec: EnvironmentSpec, problem: Problem, environment_digest: str) -> None:
+    """Answer run requests until the caller goes away."""
+    caller = Caller()
+    processes.adopt_orphans()
+    words = sandbox.describe(spec.sandbox)
+    warm_up()
+    caller.say({"event": "ready", "sandbox": words, "environment_digest": environment_digest})
+    while (request := caller.next_request()) is not None:
+        order = request["run"]
+        result = run_candidate(spec, problem, caller, order)
+        result = dataclasses.replace(
+            result, sandbox=words, environment_digest=environment_digest, seed=int(order["seed"])
+        )
+        caller.say({"event": "result", "result": result.to_json()})
+
+
+def run_candidate(spec: EnvironmentSpec, problem: Problem, caller: Caller, order: dict[str, Any]) -> RunResult:
+    """Train one candidate, then score what it submitted."""
+    place = launch.Workplace(Path(order["place"]))
+    place.create(str(order["source"]))
+    seed = int(order["seed"])
+    run = training.train(
+        spec, place, seed, problem.training_rows(seed), caller.say, caller.in_fd, caller.hear_during_run
+    )
+    result = RunResult(
+        ending=run.ending or Ending.CRASHED,
+        cause=run.cause,
+        reason=run.reason,
+        reports=tuple(run.reports),
+        startup_s=run.startup_s,
+        training_s=run.training_s,
+        tokens_served=run.tokens_served,
+        peak_memory_mb=run.peak_memory_mb,
+        log_tail=run.log_tail,
+    )
+    if result.ending is not Ending.FINISHED:
+        return result
+    caller.say({"event": "scoring"})
+    began_s = time.monotonic()
+    found = scoring.score(spec, place, problem, seed)
+    result = dataclasses.replace(result, score=found.score, scoring_s=time.monotonic() - began_s)
+    if found.score is None:
+        ending = Ending.REJECTED if found.cause in (Cause.LOOKAHEAD, Cause.PROTOCOL) else Ending.CRASHED
+        log = result.log_tail + found.log_tail
+        result = dataclasses.replace(result, ending=ending, cause=found.cause, reason=found.reason, log_tail=log[-4000:])
+    return result

@@ -1,0 +1,48 @@
+"""The untrusted side of scoring: answer held-out inputs with the submitted model's logits. Runs confined.
+
+Legend: B rows, T positions, V token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from mmap import mmap
+
+import numpy as np
+
+from frozen_env.runtime import client
+from frozen_env.runtime.channel import Channel, Closed
+
+
+def answer(channel: Channel, build_model: Callable[[], object], weights: str, inputs: mmap, outputs: mmap) -> None:
+    """Load the weights into build_model() and answer {"shape": [B, T]} messages until the channel closes.
+
+    Tokens come as int64 [B, T] in `inputs`; logits go as float32 [B, T, V] into `outputs`.
+    """
+    import torch
+    from safetensors.torch import load_model
+
+    model = build_model()
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"build_model() returned {type(model).__name__}, not a torch.nn.Module")
+    load_model(model, weights)
+    device = client.device()
+    model.to(device).eval()
+    channel.send({"ready": True})
+    with torch.inference_mode():
+        while True:
+            try:
+                rows, length = channel.receive()["shape"]
+            except Closed:
+                return
+            tokens = np.frombuffer(inputs, dtype=np.int64, count=rows * length).reshape(rows, length)
+            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device == "cuda"):
+                logits_BTV = model(torch.tensor(tokens, device=device))
+            if not isinstance(logits_BTV, torch.Tensor) or logits_BTV.dim() != 3:
+                raise TypeError(f"forward() returned {getattr(logits_BTV, 'shape', type(logits_BTV).__name__)}, not logits [B, T, V]")
+            answer_BTV = logits_BTV.float().cpu().numpy()
+            shape = list(answer_BTV.shape)
+            room = len(outputs) // 4
+            if answer_BTV.size <= room:
+                np.frombuffer(outputs, dtype=np.float32, count=answer_BTV.size)[:] = answer_BTV.reshape(-1)
+            channel.send({"shape": shape})

@@ -23,7 +23,7 @@ def main() -> int:
         digest = hashlib.sha256(f"{frozen} {spec.digest()} {problem.digest}".encode()).hexdigest()[:16]
         serve(spec, problem, digest)
     except FrozenEnvError as error:
-        sys.stdout.buffer.write(encode({"event": "refused", "reason": str(error)}))
+        sys.stdout.buffer.write(encode({"event": "refused", "kind": type(error).__name__, "reason": str(error)}))
         sys.stdout.buffer.flush()
         return 1
     except (BrokenPipeError, KeyboardInterrupt):

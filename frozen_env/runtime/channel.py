@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -51,7 +52,8 @@ def encode(message: dict[str, Any]) -> bytes:
 
 
 class Channel:
-    """A blocking message channel over a socket: the candidate's side, and the host's side of short exchanges."""
+    """A message channel over a socket. The candidate's side may block; the host's side never does (send_now,
+    receive_ready), because the other end may be held open by anything that a candidate forked."""
 
     def __init__(self, sock: socket.socket, limit_bytes: int = MAX_LINE_BYTES) -> None:
         self.sock = sock
@@ -64,6 +66,18 @@ class Channel:
         except OSError as error:
             raise Closed("the other side closed the channel") from error
 
+    def send_now(self, message: dict[str, Any]) -> None:
+        """Send without waiting. Raises ProtocolError when the other side does not read what it is sent."""
+        data = encode(message)
+        try:
+            sent = self.sock.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise Closed("the other side closed the channel") from error
+        if sent != len(data):
+            raise ProtocolError("does not read the replies to its messages")
+
     def receive(self, timeout_s: float | None = None) -> dict[str, Any]:
         """Return the next message. Raises Closed at end of stream, TimeoutError after timeout_s."""
         self.sock.settimeout(timeout_s)
@@ -72,14 +86,15 @@ class Channel:
         return self._inbox.pop(0)
 
     def receive_ready(self) -> list[dict[str, Any]]:
-        """Return every message that can be had by one read; call it when a selector says readable."""
-        self._read()
+        """Return every message that can be had by one read that does not wait."""
+        with contextlib.suppress(BlockingIOError):
+            self._read(socket.MSG_DONTWAIT)
         messages, self._inbox = self._inbox, []
         return messages
 
-    def _read(self) -> None:
+    def _read(self, flags: int = 0) -> None:
         try:
-            data = self.sock.recv(READ_BYTES)
+            data = self.sock.recv(READ_BYTES, flags)
         except ConnectionError as error:
             raise Closed("the other side closed the channel") from error
         if not data:

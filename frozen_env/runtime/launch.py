@@ -103,7 +103,7 @@ def _run_child(
         body(Channel(socket.socket(fileno=sock_fd)))
         code = 0
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        code = _exit_code(error)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -112,6 +112,14 @@ def _run_child(
             sys.stderr.flush()
         finally:
             os._exit(code)
+
+
+def _exit_code(error: SystemExit) -> int:
+    """As the interpreter does it: text goes to stderr and counts as failure."""
+    if isinstance(error.code, int | None):
+        return error.code or 0
+    print(error.code, file=sys.stderr)
+    return 1
 
 
 def _clean_environment(spec: EnvironmentSpec, scratch: Path) -> None:

@@ -130,8 +130,8 @@ def _run_pass(one: _Worker, plan: ScoringPlan, pass_index: int, deadline_s: floa
         rows, length = batch_BT.shape
         np.frombuffer(one.inputs, dtype=np.int64, count=batch_BT.size)[:] = batch_BT.reshape(-1)
         try:
-            one.child.channel.send({"shape": [rows, length]})
-        except Closed:
+            one.child.channel.send_now({"shape": [rows, length]})
+        except (Closed, ProtocolError):
             _raise_death(one)
         wanted = [rows, length, plan.output_dim]
         found = _receive(one, deadline_s, "for held-out inputs").get("shape")

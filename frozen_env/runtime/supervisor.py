@@ -20,7 +20,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from frozen_env.contract import HostError, Judge, Progress, Report, RunResult, Verdict
+from frozen_env.contract import (
+    DataMissing,
+    FrozenEnvError,
+    HostError,
+    Judge,
+    ManifestError,
+    Progress,
+    Report,
+    RunResult,
+    SandboxUnavailable,
+    Verdict,
+)
+from frozen_env.runtime import processes
 from frozen_env.runtime.channel import LineReader, encode
 from frozen_env.spec import EnvironmentSpec
 
@@ -28,6 +40,10 @@ START_LIMIT_S = 180.0  # importing torch from a cold disk
 ANSWER_MARGIN_S = 60.0  # beyond every limit of a run, the host itself must be stuck
 STDERR_TAIL_BYTES = 4000
 RESULT_LINE_BYTES = 64 << 20
+
+REFUSALS: dict[str, type[FrozenEnvError]] = {
+    kind.__name__: kind for kind in (ManifestError, DataMissing, SandboxUnavailable)
+}
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
@@ -116,13 +132,16 @@ class Host:
             self._send({"abort": True})
 
     def wait_ready(self) -> None:
-        """Block until the host is warm. Raises HostError with its last words when it cannot start."""
+        """Block until the host is warm.
+
+        Raises ManifestError, DataMissing or SandboxUnavailable when it refuses, HostError when it cannot start.
+        """
         deadline_s = time.monotonic() + START_LIMIT_S
         while not self._is_ready:
             event = self._next_event(deadline_s)
             if event["event"] == "refused":
                 self.close()
-                raise HostError(event["reason"])
+                raise REFUSALS.get(event["kind"], HostError)(event["reason"])
             if event["event"] == "ready":
                 self._is_ready = True
                 self.sandbox, self.environment_digest = event["sandbox"], event["environment_digest"]
@@ -139,8 +158,8 @@ class Host:
         try:
             process.wait(timeout=15)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            self._process = process
+            self._kill()
         process.stdout.close()
 
     def __enter__(self) -> Self:
@@ -176,11 +195,13 @@ class Host:
         return self._inbox.pop(0)
 
     def _kill(self) -> None:
-        if self._process is not None:
+        if self._process is None:
+            return
+        for pid in [self._process.pid, *processes.descendants(self._process.pid)]:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
 
     def _last_words(self) -> str:
         """Say how the host died; its standard error is in the file that the caller named."""

@@ -217,12 +217,12 @@ def _hear_candidate(run: Training, child: launch.Child, buffer: mmap) -> None:
     """Answer what the candidate says. Everything in a message is untrusted: types and ranges are checked here."""
     for message in child.channel.receive_ready():
         if "rows" in message:
-            child.channel.send(_serve(run, message["rows"], buffer))
+            child.channel.send_now(_serve(run, message["rows"], buffer))
         elif "report" in message:
             _take_report(run, message["report"])
         elif "start" in message:
             _start(run)
-            child.channel.send({"ok": True})
+            child.channel.send_now({"ok": True})
         elif "submit" in message:
             run.submitted = True
             run.finish(Ending.FINISHED)

@@ -1,0 +1,176 @@
+"""Every setting of a campaign, as one pydantic model, and the presets that fill it.
+
+A preset is two TOML files of the same name: arl_core/presets/NAME.toml says how the campaign decides, and
+frozen_env/presets/NAME.toml holds what must never move (the environment's constants, the target's starting values).
+Any field can be overridden by its dotted name: `--set policy.learning_rate=1e-5`, or a flow parameter.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from arl_core.errors import ConfigError
+from arl_core.policy.settings import PolicySettings
+from frozen_env.contract import FrozenEnvError
+from frozen_env.spec import EnvironmentSpec, read_preset
+
+PRESETS = Path(__file__).parent / "presets"
+Constant = bool | int | float | str
+
+
+class Settings(BaseModel):
+    """Base of every group of settings: unknown keys are errors, values are checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PromptSettings(Settings):
+    """What the policy is shown."""
+
+    recent: int = Field(32, ge=0, le=256, description="most recent experiments shown")
+    top: int = Field(5, ge=0, le=64, description="best experiments shown")
+    agenda: str = Field("target/AGENDA.md", description="the research agenda, a Markdown file that the human edits")
+
+
+class EditSettings(Settings):
+    """What an edit may do."""
+
+    allowed_imports: tuple[str, ...] = Field(
+        ("torch", "math", "frozen_env", "dataclasses", "typing", "functools", "collections", "itertools", "contextlib"),
+        description="top-level modules that a candidate may import",
+    )
+    max_source_kb: int = Field(64, ge=1, description="largest edited file")
+    max_changed_lines: int = Field(200, ge=1, description="most added plus removed lines of one edit")
+
+
+class RewardSettings(Settings):
+    """The reward's scale and penalties (docs/metrics.md); every reward lies in [-1, 1]."""
+
+    scale: float = Field(0.02, gt=0, description="gain in the metric's units at which the reward reaches tanh(1) = 0.76")
+    loss_weight: float = Field(0.5, gt=0, lt=1, description="most that a scored run below the incumbent can lose")
+    invalid: float = Field(-0.6, ge=-1, le=0, description="reward of a rejected or duplicate edit: cost no training")
+    crashed: float = Field(-0.8, ge=-1, le=0, description="reward of a crashed run")
+    timed_out: float = Field(-1.0, ge=-1, le=0, description="reward of a run that used its time and left no result")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RewardSettings:
+        if not -self.loss_weight > self.invalid > self.crashed > self.timed_out:
+            raise ValueError("rewards must be ordered: -loss_weight > invalid > crashed > timed_out")
+        return self
+
+
+class StoppingSettings(Settings):
+    """When the supervisor ends a hopeless run."""
+
+    rule: Literal["ours", "naive", "median", "none"] = Field("ours", description="which verdict is asked at each check")
+    alpha: float = Field(
+        0.03, gt=0, lt=0.5, description="most probability of killing a run that would have become the best, over all its checks"
+    )
+    history: bool = Field(True, description="calibrate on earlier campaigns of the same frozen environment too")
+
+
+class CampaignConfig(Settings):
+    """All of a campaign."""
+
+    preset: str
+    iterations: int = Field(8, ge=0, description="experiments after experiment 0, the untouched target")
+    seed: int = Field(0, ge=0, lt=2**31, description="fixes batches, proposals and probes")
+    source: str = Field("target/train.py", description="the file that the policy edits")
+    memory: str = Field("mlruns/memory.duckdb", description="DuckDB file that remembers every experiment")
+    tracking: bool = Field(True, description="log to MLflow (mlruns/mlflow.db)")
+    keep_weights: bool = Field(False, description="keep the submitted weights of every experiment, not only of the best")
+    environment: EnvironmentSpec
+    target: dict[str, Constant] = Field(default_factory=dict, description="constants written into the campaign's own train.py")
+    policy: PolicySettings = Field(default_factory=PolicySettings)
+    prompt: PromptSettings = Field(default_factory=PromptSettings)  # type: ignore[arg-type]
+    edit: EditSettings = Field(default_factory=EditSettings)  # type: ignore[arg-type]
+    reward: RewardSettings = Field(default_factory=RewardSettings)  # type: ignore[arg-type]
+    stopping: StoppingSettings = Field(default_factory=StoppingSettings)  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> CampaignConfig:
+        return _validated(data)
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def load_config(preset: str, overrides: Mapping[str, Any] | None = None) -> CampaignConfig:
+    """Return a preset with dotted overrides applied, e.g. {"environment.budget_s": 5}.
+
+    Raises ConfigError that names the preset, key or value at fault and what would be right.
+    """
+    path = PRESETS / f"{preset}.toml"
+    if not path.is_file():
+        raise ConfigError(f"unknown preset {preset!r}; there are: {', '.join(preset_names())}")
+    data = tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        frozen = read_preset(data.pop("environment_preset", preset))
+    except FrozenEnvError as error:
+        raise ConfigError(f"preset {preset!r}: {error}") from error
+    data = {"preset": preset, **data, "environment": frozen["environment"], "target": frozen["target"]}
+    for key, value in (overrides or {}).items():
+        _set(data, key, value)
+    return _validated(data)
+
+
+def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
+    """Read KEY=VALUE words of a command line; values are JSON where they parse as such, else text."""
+    overrides: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set takes KEY=VALUE, got {item!r}")
+        try:
+            overrides[key.strip()] = json.loads(text)
+        except ValueError:
+            overrides[key.strip()] = text
+    return overrides
+
+
+def setting_names(model: type[BaseModel] = CampaignConfig, prefix: str = "") -> list[str]:
+    """Every dotted setting, for messages and for docs."""
+    names = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += setting_names(kind, f"{prefix}{name}.")
+        elif kind is EnvironmentSpec:
+            names += [f"environment.{key}" for key in EnvironmentSpec.__dataclass_fields__]
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def _set(data: dict[str, Any], key: str, value: Any) -> None:
+    known = setting_names()
+    if key not in known and not key.startswith("target."):
+        close = difflib.get_close_matches(key, known, n=3)
+        # A bare last part that is unique is a common slip: budget_s for environment.budget_s.
+        close = close or [name for name in known if name.endswith("." + key)]
+        hint = f"; did you mean {' or '.join(close)}?" if close else "; see docs/settings.md"
+        raise ConfigError(f"unknown setting {key!r}{hint}")
+    *path, last = key.split(".")
+    for part in path:
+        data = data.setdefault(part, {})
+    data[last] = value
+
+
+def _validated(data: dict[str, Any]) -> CampaignConfig:
+    try:
+        return CampaignConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"setting {where}: {first['msg']}, got {first.get('input')!r}") from error

@@ -1,0 +1,227 @@
+"""The policy's prompt, fitted to its context by a stated rule.
+
+Sections in order: agenda, best so far, last run, history (top and recent), source, task. The rule of fitting:
+
+1. The task and the best-so-far line are always whole.
+2. The agenda gets at most 20 % of the tokens, the history at most 35 %; each is cut at a line. From the history the
+   oldest recent experiments go first, then the worst of the top ones.
+3. The source gets what remains. When it does not fit whole, the constants block comes first, then the definitions in
+   file order, beginning with one that moves on with every experiment, so that in time each part is seen. What is
+   left out is marked.
+
+Everything that candidates wrote (reasons, summaries) is data: one line each, printable characters only, cut short.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from arl_core.records import one_line
+from frozen_env.contract import Direction, Status
+
+AGENDA_SHARE = 0.20
+HISTORY_SHARE = 0.35
+LINE_CHARS = 110
+LEFT_OUT = "# ..."
+TASK = """## Task
+Propose one edit of the source above that lowers the metric: change architecture, schedule, optimizer, initialisation or
+constants. Answer with one SEARCH/REPLACE block: SEARCH repeats lines of the source exactly, REPLACE is what they become.
+"""
+TASK_HIGHER = TASK.replace("lowers", "raises")
+
+CountTokens = Callable[[str], int]
+
+
+@dataclass(frozen=True)
+class PastExperiment:
+    """What the prompt tells of one experiment."""
+
+    index: int
+    status: Status
+    summary: str
+    value: float | None = None
+    estimate: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class PromptInput:
+    """All that a prompt is made of; `recent` newest first, `top` best first."""
+
+    agenda: str
+    source: str
+    metric: str
+    direction: Direction
+    best: PastExperiment | None
+    recent: Sequence[PastExperiment]
+    top: Sequence[PastExperiment]
+    diagnostics: Sequence[str] = ()
+    experiment_index: int = 1
+
+
+@dataclass(frozen=True)
+class Prompt:
+    text: str
+    tokens: int
+    left_out: tuple[str, ...] = ()
+
+
+def build_prompt(given: PromptInput, count_tokens: CountTokens, limit_tokens: int) -> Prompt:
+    """Return a prompt of at most limit_tokens. Raises ValueError when not even the fixed parts fit."""
+    task = TASK if given.direction == "lower" else TASK_HIGHER
+    head = _best_section(given)
+    fixed_tokens = count_tokens(head) + count_tokens(task)
+    room = limit_tokens - fixed_tokens
+    if room < 0:
+        raise ValueError(f"policy.prompt_tokens = {limit_tokens} cannot hold the fixed parts of the prompt ({fixed_tokens} tokens)")
+    left_out: list[str] = []
+    agenda = _cut_lines(_section("Agenda", given.agenda.strip()), count_tokens, int(room * AGENDA_SHARE))
+    if len(agenda.strip()) < len(given.agenda.strip()):
+        left_out.append("agenda cut")
+    history = _history_section(given, count_tokens, int(room * HISTORY_SHARE), left_out)
+    room -= count_tokens(agenda) + count_tokens(history)
+    source = _source_section(given.source, count_tokens, room, given.experiment_index, left_out)
+    text = agenda + head + history + source + task
+    # Token counts of parts do not add up exactly; the source pays for the difference.
+    while (total := count_tokens(text)) > limit_tokens and room > 0:
+        room -= max(8, total - limit_tokens)
+        source = _source_section(given.source, count_tokens, room, given.experiment_index, left_out)
+        text = agenda + head + history + source + task
+    return Prompt(text, count_tokens(text), tuple(dict.fromkeys(left_out)))
+
+
+def describe(past: PastExperiment, best: float | None) -> str:
+    """One line on one experiment, e.g. `#7 discarded 1.9034 (+0.0121): MUON_LR: 0.002 -> 0.004`."""
+    value = past.value if past.value is not None else past.estimate
+    if value is None:
+        figure = f" ({one_line(past.reason, 60)})" if past.reason else ""
+    else:
+        about = "" if past.value is not None else "~"
+        figure = f" {about}{value:.4f}" + (f" ({value - best:+.4f})" if best is not None else "")
+    return f"#{past.index} {past.status.value}{figure}: {one_line(past.summary, LINE_CHARS)}"
+
+
+def _section(title: str, body: str) -> str:
+    return f"## {title}\n{body}\n" if body else ""
+
+
+def _best_section(given: PromptInput) -> str:
+    if given.best is None:
+        lines = ["no measured experiment yet"]
+    else:
+        aim = "lower" if given.direction == "lower" else "higher"
+        lines = [f"{given.metric} {given.best.value:.4f} by #{given.best.index} ({aim} is better)"]
+    lines += [one_line(line, LINE_CHARS) for line in given.diagnostics]
+    return _section("Best so far", "\n".join(lines))
+
+
+def _history_section(given: PromptInput, count_tokens: CountTokens, room: int, left_out: list[str]) -> str:
+    best = given.best.value if given.best is not None else None
+    shown_top = {past.index for past in given.top}
+    recent = [describe(past, best) for past in given.recent if past.index not in shown_top]
+    top = [describe(past, best) for past in given.top]
+
+    def render() -> str:
+        return _section("Best experiments", "\n".join(top)) + _section("Recent experiments", "\n".join(recent))
+
+    while (text := render()) and count_tokens(text) > room:
+        if recent:
+            recent.pop()
+        elif top:
+            top.pop()
+        left_out.append("history cut")
+    return text
+
+
+def _source_section(source: str, count_tokens: CountTokens, room: int, index: int, left_out: list[str]) -> str:
+    frame_tokens = count_tokens(_section("Source of target/train.py", "```python\n```")) + 4
+    room -= frame_tokens
+    if count_tokens(source) > room:
+        source = excerpt(source, count_tokens, room, index)
+        left_out.append("source cut")
+    return _section("Source of target/train.py", f"```python\n{source.rstrip()}\n```") if source.strip() else ""
+
+
+def excerpt(source: str, count_tokens: CountTokens, room: int, index: int) -> str:
+    """Return whole pieces of the source that fit into `room` tokens, in file order, gaps marked with `# ...`.
+
+    The constants block has the first claim; then the other pieces, beginning with number `index` modulo their count.
+    A source that does not parse is cut at a line.
+    """
+    pieces = _pieces(source)
+    if not pieces:
+        return _cut_lines(source, count_tokens, room)
+    order = [i for i, piece in enumerate(pieces) if piece.is_constants]
+    others = [i for i, piece in enumerate(pieces) if not piece.is_constants]
+    start = index % max(1, len(others))
+    chosen: set[int] = set()
+    for i in order + others[start:] + others[:start]:
+        cost = count_tokens(pieces[i].text + LEFT_OUT + "\n")
+        if cost <= room:
+            room -= cost
+            chosen.add(i)
+    if not chosen and pieces:
+        return _cut_lines(pieces[order[0] if order else start].text, count_tokens, room)
+    lines: list[str] = []
+    for i, piece in enumerate(pieces):
+        if i in chosen:
+            lines.append(piece.text.rstrip("\n"))
+        elif not lines or lines[-1] != LEFT_OUT:
+            lines.append(LEFT_OUT)
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class _Piece:
+    text: str
+    is_constants: bool
+
+
+def _pieces(source: str) -> list[_Piece]:
+    """Cut a source at its top-level definitions; runs of UPPERCASE assignments are the constants block."""
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    lines = source.splitlines(keepends=True)
+    kinds = [_is_constant(node) for node in body]
+    starts = [0]
+    for i in range(1, len(body)):
+        both_constants = kinds[i] and kinds[i - 1]
+        both_small = not _is_definition(body[i]) and not _is_definition(body[i - 1]) and kinds[i] == kinds[i - 1]
+        if not both_constants and not both_small:
+            starts.append(i)
+    bounds = [_first_line(body[i]) for i in starts[1:]]
+    edges = [0, *bounds, len(lines)]
+    return [_Piece("".join(lines[a:b]), kinds[i]) for i, a, b in zip(starts, edges[:-1], edges[1:], strict=True)] if body else []
+
+
+def _first_line(node: ast.stmt) -> int:
+    """Zero-based first line of a statement, its decorators included."""
+    decorators = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(d.lineno for d in decorators)]) - 1
+
+
+def _is_definition(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef | ast.If)
+
+
+def _is_constant(node: ast.stmt) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return bool(targets) and all(isinstance(t, ast.Name) and t.id.isupper() for t in targets)
+
+
+def _cut_lines(text: str, count_tokens: CountTokens, room: int) -> str:
+    """Keep the first lines of a text that fit into `room` tokens."""
+    if count_tokens(text) <= room:
+        return text
+    kept: list[str] = []
+    for line in text.splitlines(keepends=True):
+        cost = count_tokens(line)
+        if cost > room:
+            break
+        room -= cost
+        kept.append(line)
+    return "".join(kept)

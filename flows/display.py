@@ -1,0 +1,229 @@
+"""What a person sees while a campaign runs: a live panel in a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from arl_core.config import CampaignConfig
+from arl_core.records import Experiment, one_line
+from frozen_env.contract import Status, Verdict
+
+SHOWN_ROWS = 12
+SPARK = "▁▂▃▄▅▆▇█"
+SPARK_WIDTH = 48
+COLOURS = {
+    Status.KEPT: "green",
+    Status.DISCARDED: "white",
+    Status.STOPPED_EARLY: "yellow",
+    Status.CRASHED: "red",
+    Status.TIMED_OUT: "red",
+    Status.REJECTED: "magenta",
+    Status.DUPLICATE: "magenta",
+}
+
+
+class Display(Protocol):
+    """Follows a campaign. Never decides anything."""
+
+    def begin(self, index: int, total: int) -> None: ...
+    def phase(self, text: str) -> None: ...
+    def candidate(self, summary: str) -> None: ...
+    def event(self, event: dict[str, Any]) -> None: ...
+    def settled(self, experiment: Experiment, best: Experiment | None) -> None: ...
+    def updated(self, metrics: dict[str, float]) -> None: ...
+    def say(self, text: str) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+def open_display(campaign_id: str, config: CampaignConfig, console: Console | None = None) -> Display:
+    console = console or Console()
+    return LiveDisplay(campaign_id, config, console) if console.is_terminal else PlainDisplay(config)
+
+
+class PlainDisplay:
+    """One line per event worth a line; for logs, pipes and workers."""
+
+    def __init__(self, config: CampaignConfig, write: Callable[[str], None] | None = None) -> None:
+        self._check_every_s = config.environment.check_every_s
+        self._write = write or (lambda line: print(line, flush=True))
+        self._next_s = 0.0
+
+    def begin(self, index: int, total: int) -> None:
+        self._next_s = 0.0
+        self._write(f"experiment {index} of {total}")
+
+    def phase(self, text: str) -> None:
+        self._write(f"  {text}")
+
+    def candidate(self, summary: str) -> None:
+        self._write(f"  trying: {summary}")
+
+    def event(self, event: dict[str, Any]) -> None:
+        if event["event"] == "started":
+            self._write(f"  training (start-up {event['startup_s']:.1f} s)")
+        elif event["event"] == "report":
+            step, elapsed_s, fraction, loss, _ = event["report"]
+            if elapsed_s >= self._next_s:
+                self._next_s = elapsed_s + self._check_every_s
+                self._write(f"    {fraction:4.0%} step {step} loss {loss:.4f}")
+        elif event["event"] == "verdict":
+            verdict: Verdict = event["verdict"]
+            if verdict.stop:
+                self._write(f"    stopped: {verdict.reason}")
+        elif event["event"] == "scoring":
+            self._write("  scoring")
+
+    def settled(self, experiment: Experiment, best: Experiment | None) -> None:
+        best_words = f"; best {best.value:.4f} (#{best.index})" if best and best.value is not None else ""
+        self._write(f"  {experiment.status.value}: {figure(experiment)}{best_words}")
+
+    def updated(self, metrics: dict[str, float]) -> None:
+        shown = ", ".join(f"{key} {metrics[key]:.3g}" for key in ("policy_loss", "value_loss", "approx_kl") if key in metrics)
+        self._write(f"  policy updated: {shown}")
+
+    def say(self, text: str) -> None:
+        self._write(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+
+class LiveDisplay:
+    """A panel that redraws in place: the candidate in flight above, the latest experiments below."""
+
+    def __init__(self, campaign_id: str, config: CampaignConfig, console: Console) -> None:
+        self.console = console
+        self._campaign_id = campaign_id
+        self._config = config
+        self._live = Live(self, console=console, refresh_per_second=4)
+        self._index = self._total = 0
+        self._phase = "starting"
+        self._phase_since_s = time.monotonic()
+        self._summary = ""
+        self._losses: list[float] = []
+        self._fraction = 0.0
+        self._verdict: Verdict | None = None
+        self._rows: list[Experiment] = []
+        self._counts: dict[Status, int] = {}
+        self._best: Experiment | None = None
+        self._policy: dict[str, float] = {}
+
+    def begin(self, index: int, total: int) -> None:
+        self._index, self._total = index, total
+        self._summary, self._losses, self._fraction, self._verdict = "", [], 0.0, None
+
+    def phase(self, text: str) -> None:
+        self._phase, self._phase_since_s = text, time.monotonic()
+
+    def candidate(self, summary: str) -> None:
+        self._summary = summary
+
+    def event(self, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "started":
+                self.phase("training")
+            case "scoring":
+                self.phase("scoring")
+            case "report":
+                _, _, self._fraction, loss, _ = event["report"]
+                self._losses.append(loss)
+            case "verdict":
+                self._verdict = event["verdict"]
+
+    def settled(self, experiment: Experiment, best: Experiment | None) -> None:
+        self._rows = [*self._rows, experiment][-SHOWN_ROWS:]
+        self._counts[experiment.status] = self._counts.get(experiment.status, 0) + 1
+        self._best = best
+
+    def updated(self, metrics: dict[str, float]) -> None:
+        self._policy = metrics
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False)
+
+    def __rich__(self) -> RenderableType:
+        best = f"{self._best.value:.4f} (#{self._best.index})" if self._best and self._best.value is not None else "none yet"
+        counts = "  ".join(f"{status.value} {count}" for status, count in self._counts.items())
+        head = Text(f"best {best}   {counts}")
+        bar = ProgressBar(total=1.0, completed=self._fraction, width=SPARK_WIDTH)
+        since_s = time.monotonic() - self._phase_since_s
+        left_s = (1.0 - self._fraction) * self._config.environment.budget_s
+        timing = f"{left_s:.0f} s left" if self._phase == "training" else f"{since_s:.0f} s"
+        parts: list[RenderableType] = [head, Text(f"{self._phase}: {self._summary or '...'}  ({timing})")]
+        if self._losses:
+            parts += [bar, Text(f"{sparkline(self._losses)}  loss {self._losses[-1]:.4f}{_forecast_words(self._verdict)}")]
+        if self._policy:
+            shown = "  ".join(f"{k} {self._policy[k]:.3g}" for k in ("reward_mean", "entropy", "approx_kl") if k in self._policy)
+            parts.append(Text(f"policy  {shown}", style="dim"))
+        if self._rows:
+            parts.append(experiments_table(self._rows))
+        title = f"{escape(self._campaign_id)}   experiment {self._index} of {self._total}"
+        return Panel(Group(*parts), title=title)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.__exit__(kind, error, trace)
+
+
+def figure(experiment: Experiment) -> str:
+    """The number that stands for an experiment, or why it has none."""
+    if experiment.value is not None:
+        return f"{experiment.metric} {experiment.value:.4f}"
+    if experiment.estimate is not None:
+        return f"forecast {experiment.estimate:.4f}"
+    return one_line(experiment.reason, 90) or "no value"
+
+
+def experiments_table(experiments: list[Experiment]) -> Table:
+    """A table of experiments, oldest first; text that a candidate or a policy wrote is shown as text, never as markup."""
+    table = Table(box=None, pad_edge=False, expand=False)
+    for name, justify in (("#", "right"), ("status", "left"), ("value", "left"), ("reward", "right"), ("s", "right"), ("edit", "left")):
+        table.add_column(name, justify=justify, no_wrap=name != "edit")  # type: ignore[arg-type]
+    for one in experiments:
+        value = f"{one.value:.4f}" if one.value is not None else f"~{one.estimate:.4f}" if one.estimate is not None else "-"
+        reward = f"{one.reward:+.2f}" if one.reward is not None else "-"
+        words = one.summary + (f" [{one_line(one.reason, 60)}]" if one.reason else "")
+        seconds = f"{one.costs.get('training', 0.0):.0f}"
+        colour = COLOURS[one.status]
+        table.add_row(str(one.index), Text(one.status.value, style=colour), value, reward, seconds, Text(one_line(words, 100)))
+    return table
+
+
+def sparkline(losses: list[float], width: int = SPARK_WIDTH) -> str:
+    """Draw a loss curve in one line of block characters, averaged into at most `width` cells."""
+    width = min(width, len(losses))
+    edges = [len(losses) * i // width for i in range(width + 1)]
+    cells = [sum(losses[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    low, high = min(cells), max(cells)
+    span = (high - low) or 1.0
+    return "".join(SPARK[round((cell - low) / span * (len(SPARK) - 1))] for cell in cells)
+
+
+def _forecast_words(verdict: Verdict | None) -> str:
+    if verdict is None or verdict.forecast is None:
+        return ""
+    band = f" [{verdict.low:.4f}, {verdict.high:.4f}]" if verdict.low is not None and verdict.high is not None else ""
+    return f"  forecast {verdict.forecast:.4f}{band}"
+
+
+def error_line(error: BaseException) -> None:
+    print(f"error: {error}", file=sys.stderr, flush=True)

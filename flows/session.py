@@ -1,0 +1,213 @@
+"""What a campaign holds while it runs: lock, memory, host, policy, display, tracking. Opens them, closes them, resumes.
+
+Resuming reads the memory alone: the last committed state names the policy checkpoint and carries the rollouts that wait
+for an update. An experiment that was in flight is simply run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import secrets
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arl_core.config import CampaignConfig
+from arl_core.errors import ConfigError, PolicyError
+from arl_core.memory import STATES_KEPT, Memory, campaign_lock
+from arl_core.records import Campaign, Experiment, State, utc_now
+from flows.display import Display, open_display
+from frozen_env.fetch import data_dir
+from frozen_env.runtime.supervisor import Host
+
+if TYPE_CHECKING:
+    from arl_core.policy import Policy, Rollout
+
+ROOT = Path(__file__).resolve().parents[1]
+MIN_FREE_MB = 512  # a candidate's weights, a policy checkpoint and logs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Session:
+    """A running campaign's open things."""
+
+    config: CampaignConfig
+    campaign: Campaign
+    memory: Memory
+    host: Host
+    display: Display
+    folder: Path
+    pending: list[tuple[Rollout, float]] = field(default_factory=list)
+    policy_step: int = 0
+    checkpoint: tuple[str, str] = ("", "")
+    _policy: Policy | None = None
+
+    @property
+    def policy_folder(self) -> Path:
+        return self.folder / "policy"
+
+    def place(self, index: int) -> Path:
+        return self.folder / f"experiment_{index:05d}"
+
+    def policy(self) -> Policy:
+        """The policy, loaded at first use: experiment 0 needs none."""
+        if self._policy is None:
+            from arl_core.policy import Policy
+
+            self.display.phase("loading the policy")
+            self._policy = Policy.load(self.config.policy, data_dir(), self.display.say)
+            self._restore()
+        return self._policy
+
+    def _restore(self) -> None:
+        """Bring policy and pending rollouts to the last committed state; a torn checkpoint falls back to the one before."""
+        assert self._policy is not None
+        for back in range(STATES_KEPT):
+            state = self.memory.state(self.campaign.id, back=back)
+            if state is None:
+                return
+            name, digest = state.values.get("checkpoint", ["", ""])
+            try:
+                if name:
+                    self._policy.restore(self.policy_folder / name, digest)
+            except PolicyError as error:
+                self.display.say(f"warning: {error}; falling back to the checkpoint before")
+                continue
+            self.checkpoint = (name, digest)
+            self.policy_step = int(state.values.get("policy_step", 0))
+            self.pending = unpack_rollouts(state.blob)
+            return
+        raise PolicyError(
+            f"no checkpoint of campaign {self.campaign.id} can be read; start a new campaign (its experiments stay in the memory)"
+        )
+
+    def state(self) -> State:
+        """The state to commit with the experiment in hand."""
+        values = {"checkpoint": list(self.checkpoint), "policy_step": self.policy_step}
+        return State(values=values, blob=pack_rollouts(self.pending))
+
+    def tidy(self, experiment: Experiment, keep_weights: bool) -> None:
+        """Remove what an experiment's run left on disk, except its log and, if wanted, its weights."""
+        place = self.place(experiment.index)
+        for part in ("scratch", "candidate", *(() if keep_weights else ("submission",))):
+            shutil.rmtree(place / part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def open_session(config: CampaignConfig, resume: str | None) -> Iterator[Session]:
+    """Open a new campaign, or campaign `resume` ("latest" or its id), and close everything at the end.
+
+    Raises CampaignLocked when another campaign runs on this memory, MemoryFileError, ManifestError, DataMissing,
+    HostError and ConfigError, each naming its remedy. Nothing is written before all of them have passed.
+    """
+    memory_path = ROOT / config.memory
+    memory_path.parent.mkdir(parents=True, exist_ok=True)
+    check_disk(memory_path.parent)
+    source = read_source(config)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(campaign_lock(memory_path))
+        host = Host(config.environment, data_dir(), memory_path.parent / "host.log")
+        stack.callback(host.close)
+        host.start()  # it warms up while the memory is opened
+        memory = Memory(memory_path)
+        host.wait_ready()
+        campaign = resumed(memory, resume, host, config) if resume else new_campaign(memory, host, config)
+        folder = memory_path.parent / "campaigns" / campaign.id
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "seed_train.py").exists():
+            (folder / "seed_train.py").write_text(source, encoding="utf-8")
+        display = stack.enter_context(open_display(campaign.id, config))
+        session = Session(config, campaign, memory, host, display, folder)
+        memory.set_status(campaign.id, "running")
+        try:
+            yield session
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            memory.set_status(campaign.id, "interrupted" if stopped else "failed")
+            raise
+        memory.set_status(campaign.id, "finished")
+
+
+def read_source(config: CampaignConfig) -> str:
+    """Return the target with the preset's constants written into it: experiment 0."""
+    from arl_core.edit import write_constants
+
+    path = ROOT / config.source
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the target {path}: {error}; set source to a readable train.py") from error
+    return write_constants(source, config.target)
+
+
+def new_campaign(memory: Memory, host: Host, config: CampaignConfig) -> Campaign:
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    campaign = Campaign(
+        id=f"{config.preset}-{stamp}-{secrets.token_hex(2)}",
+        preset=config.preset,
+        config=config.to_json(),
+        environment_digest=host.environment_digest,
+        seed=config.seed,
+        started_at=utc_now(),
+        problem="language_model",
+    )
+    memory.create_campaign(campaign)
+    return campaign
+
+
+def resumed(memory: Memory, resume: str, host: Host, config: CampaignConfig) -> Campaign:
+    """Return the campaign to go on with. Raises ConfigError when its frozen environment is not the present one."""
+    campaign = memory.get_campaign(resume)
+    if campaign.environment_digest != host.environment_digest:
+        raise ConfigError(
+            f"campaign {campaign.id} ran on frozen environment {campaign.environment_digest}, this is {host.environment_digest}: "
+            "their results are not comparable. Restore that version and its settings, or start a new campaign."
+        )
+    return campaign
+
+
+def resumed_config(config: CampaignConfig, resume: str) -> CampaignConfig:
+    """The settings that a campaign began with; only its number of iterations is taken from now."""
+    memory_path = ROOT / config.memory
+    recorded = Memory(memory_path, read_only=True).get_campaign(resume).config
+    return CampaignConfig.from_json({**recorded, "iterations": config.iterations})
+
+
+def check_disk(folder: Path) -> None:
+    free_mb = shutil.disk_usage(folder).free / 2**20
+    if free_mb < MIN_FREE_MB:
+        raise ConfigError(f"only {free_mb:.0f} MiB free in {folder}, a campaign needs {MIN_FREE_MB}; make room or set `memory` elsewhere")
+
+
+# --- rollouts that wait for an update, as bytes ----------------------------------------------------------------------
+
+
+def pack_rollouts(pending: Sequence[tuple[Rollout, float]]) -> bytes:
+    """A zip of one entry per rollout and one of the rewards; b'' when none waits."""
+    if not pending:
+        return b""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("rewards.json", json.dumps([reward for _, reward in pending]))
+        for i, (rollout, _) in enumerate(pending):
+            archive.writestr(f"{i:04d}", rollout.to_bytes())
+    return buffer.getvalue()
+
+
+def unpack_rollouts(blob: bytes) -> list[tuple[Rollout, float]]:
+    if not blob:
+        return []
+    from arl_core.policy import Rollout
+
+    with zipfile.ZipFile(io.BytesIO(blob)) as archive:
+        rewards = json.loads(archive.read("rewards.json"))
+        return [(Rollout.from_bytes(archive.read(f"{i:04d}")), reward) for i, reward in enumerate(rewards)]

@@ -1,0 +1,41 @@
+"""Fetch and prepare what a preset needs: its text and its policy's weights. Does nothing when they are there.
+
+python -m flows.setup --preset embedded
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from arl_core.config import load_config, parse_overrides, preset_names
+from arl_core.policy.weights import prepare_embedded
+from frozen_env import manifest
+from frozen_env.contract import ResearchError
+from frozen_env.fetch import data_dir
+from frozen_env.problem.data import prepare
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m flows.setup", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--preset", default="embedded", help=f"one of: {', '.join(preset_names())} (default: embedded)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+    options = parser.parse_args(arguments)
+    try:
+        config = load_config(options.preset, parse_overrides(options.set))
+        manifest.verify()
+        prepare(config.environment, data_dir(), _say)
+        if config.policy.model == "embedded":
+            prepare_embedded(data_dir(), _say)
+    except ResearchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""Environment variables that Prefect and MLflow read at import. Import this before them.
+
+No account, no telemetry, no server to start: unless the user has pointed Prefect somewhere (a variable or a profile),
+its data lie under mlruns/, and a flow starts an ephemeral server of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def prepare() -> None:
+    """Set what the user has not set."""
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    has_profile = (Path.home() / ".prefect" / "profiles.toml").exists()
+    if "PREFECT_API_URL" not in os.environ and not has_profile:
+        defaults["PREFECT_HOME"] = str(ROOT / "mlruns" / "prefect")
+    for key, value in defaults.items():
+        os.environ.setdefault(key, value)
+
+
+prepare()

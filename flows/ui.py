@@ -1,0 +1,50 @@
+"""Serve the MLflow page and the Prefect page of this checkout until interrupted; print their addresses.
+
+python -m flows.ui [--mlflow-port 5000] [--prefect-port 4200]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+from flows import surroundings
+
+POLL_S = 0.5
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m flows.ui", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--mlflow-port", type=int, default=5000)
+    parser.add_argument("--prefect-port", type=int, default=4200)
+    options = parser.parse_args(arguments)
+    database = surroundings.ROOT / "mlruns" / "mlflow.db"
+    if not database.is_file():
+        print(f"error: no {database.relative_to(surroundings.ROOT)} yet; run a campaign first (make campaign)", file=sys.stderr)
+        return 1
+    mlflow = ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{database}", "--host", "127.0.0.1"]
+    prefect = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(options.prefect_port)]
+    print(f"MLflow:  http://127.0.0.1:{options.mlflow_port}\nPrefect: http://127.0.0.1:{options.prefect_port}\nend with Ctrl-C")
+    servers = [
+        subprocess.Popen([sys.executable, "-m", *command], env=os.environ | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"})
+        for command in ([*mlflow, "--port", str(options.mlflow_port)], prefect)
+    ]
+    try:
+        while all(server.poll() is None for server in servers):
+            time.sleep(POLL_S)
+        print("error: a server ended by itself; see its message above", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        for server in servers:
+            server.terminate()
+        for server in servers:
+            server.wait(timeout=30)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

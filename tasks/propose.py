@@ -1,0 +1,18 @@
+"""Sample an edit from the policy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prefect import task
+
+from tasks import ONCE
+
+if TYPE_CHECKING:
+    from arl_core.policy import Policy, Rollout
+
+
+@task(name="propose", **ONCE)
+def propose(policy: Policy, prompt: str, source: str, seed: int) -> Rollout:
+    """Return one rollout: an edit with all that PPO needs of it. The seed fixes the sample."""
+    return policy.propose(prompt, source, seed)

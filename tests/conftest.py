@@ -1,0 +1,56 @@
+"""Shared fixtures. Thread counts are fixed before torch is imported: busy cores make it ten times slower."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows import surroundings  # noqa: F401  Prefect's surroundings, before anything imports it
+from frozen_env.contract import DataMissing
+from frozen_env.fetch import data_dir
+from frozen_env.problem.data import prepare
+from frozen_env.runtime.supervisor import Host
+from frozen_env.spec import EnvironmentSpec, read_preset
+
+
+@pytest.fixture(scope="session")
+def quick_spec() -> EnvironmentSpec:
+    """The embedded environment with a one-second budget."""
+    short = {
+        "budget_s": 1.0,
+        "check_every_s": 0.2,
+        "grace_s": 0.5,
+        "silence_s": 0.6,
+        "startup_allowance_s": 1.0,
+        "score_limit_s": 20.0,
+        "memory_limit_mb": 800,
+        "held_out_rows": 32,
+        "probe_rows": 8,
+        "threads": 1,
+    }
+    return EnvironmentSpec.from_json(read_preset("embedded")["environment"] | short)
+
+
+@pytest.fixture(scope="session")
+def prepared_data(quick_spec: EnvironmentSpec) -> Path:
+    """The data folder with the embedded text in it; `make test` prepares it, a bare pytest does so here."""
+    try:
+        prepare(quick_spec, data_dir())
+    except DataMissing as error:
+        pytest.fail(f"the tests need the embedded text: {error}")
+    return data_dir()
+
+
+@pytest.fixture(scope="session")
+def host(quick_spec: EnvironmentSpec, prepared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """One warm host for all tests that run candidates with the quick environment."""
+    with Host(quick_spec, prepared_data, tmp_path_factory.mktemp("host") / "host.log") as host:
+        host.wait_ready()
+        yield host

@@ -22,15 +22,15 @@ from frozen_env.spec import EnvironmentSpec, read_preset
 
 @pytest.fixture(scope="session")
 def quick_spec() -> EnvironmentSpec:
-    """The embedded environment with a one-second budget."""
+    """The embedded environment with a two-second budget."""
     short = {
-        "budget_s": 1.0,
+        "budget_s": 2.0,
         "check_every_s": 0.2,
-        "grace_s": 0.5,
-        "silence_s": 0.6,
-        "startup_allowance_s": 1.0,
+        "grace_s": 1.0,
+        "silence_s": 1.2,
+        "startup_allowance_s": 3.0,
         "score_limit_s": 20.0,
-        "memory_limit_mb": 800,
+        "memory_limit_mb": 700,
         "held_out_rows": 32,
         "probe_rows": 8,
         "threads": 1,

@@ -22,7 +22,7 @@ def nats_per_token(logits_BTV: NDArray[np.float32], targets_BT: NDArray[np.integ
     if logits_BTV.ndim != 3 or logits_BTV.shape[:2] != targets_BT.shape:
         raise ValueError(f"logits [B, T, V] must match targets [B, T], got {logits_BTV.shape} and {targets_BT.shape}")
     vocab = logits_BTV.shape[2]
-    if targets_BT.size and not (0 <= int(targets_BT.min()) and int(targets_BT.max()) < vocab):
+    if targets_BT.size and (int(targets_BT.min()) < 0 or int(targets_BT.max()) >= vocab):
         raise ValueError(f"targets must lie in 0..{vocab - 1}, got {int(targets_BT.min())}..{int(targets_BT.max())}")
     logits_NV = np.ascontiguousarray(logits_BTV).reshape(-1, vocab)
     targets_N = targets_BT.reshape(-1).astype(np.int64)

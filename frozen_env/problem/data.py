@@ -20,7 +20,7 @@ import os
 import shutil
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +43,11 @@ REMEDY = "run: make data (or: python -m frozen_env prepare --preset {name})"
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Training tokens (uint16, memory-mapped), held-out rows (uint16 [held_out_rows, T + 1]), raw bytes of each token."""
+    """Training tokens (memory-mapped), held-out rows of T + 1 tokens, and the number of raw bytes of each token."""
 
     train_tokens: NDArray[np.uint16]
-    held_out_BT1: NDArray[np.uint16]
-    token_bytes_V: NDArray[np.int64]
+    held_out_BT1: NDArray[np.uint16]  # noqa: N815  shape suffix
+    token_bytes_V: NDArray[np.int64]  # noqa: N815  shape suffix
 
 
 # --- where things lie -------------------------------------------------------------------------------------------------
@@ -69,7 +69,10 @@ def prepared_folder(spec: EnvironmentSpec, data_dir: Path) -> Path:
 
 
 def load(spec: EnvironmentSpec, data_dir: Path) -> PreparedData:
-    """Return verified data. Raises DataMissing when it is not prepared, ManifestError when a file is not the pinned one."""
+    """Return verified data.
+
+    Raises DataMissing when it is not prepared, ManifestError when a file is not the pinned one.
+    """
     folder = prepared_folder(spec, data_dir)
     if not folder.is_dir():
         raise DataMissing(f"no prepared text in {folder}; {REMEDY.format(name=spec.name)}")
@@ -136,8 +139,9 @@ class TrainingOrder:
     """
 
     def __init__(self, train_tokens: NDArray[np.uint16], seq_len: int, seed: int) -> None:
-        if len(train_tokens) < 2 * seq_len + 1:
-            raise ValueError(f"training needs {2 * seq_len + 1} tokens or more for seq_len {seq_len}, got {len(train_tokens)}")
+        needed = 2 * seq_len + 1
+        if len(train_tokens) < needed:
+            raise ValueError(f"rows of {seq_len} tokens need {needed} training tokens or more, got {len(train_tokens)}")
         self._tokens = train_tokens
         self._seq_len = seq_len
         self._starts = _row_starts(len(train_tokens), seq_len, seed)
@@ -179,7 +183,8 @@ def prepare(spec: EnvironmentSpec, data_dir: Path, say: Say = lambda _: None) ->
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise DataMissing(f"no space left for the text in {data_dir}; free some, or set ARL_DATA to a larger disk") from error
+        remedy = "free some, or set ARL_DATA to a folder on a larger disk"
+        raise DataMissing(f"no space left for the text in {data_dir}; {remedy}") from error
     load(spec, data_dir)
 
 
@@ -202,13 +207,15 @@ def _prepare(spec: EnvironmentSpec, data_dir: Path, folder: Path, say: Say) -> N
     if not tokenizer_path.is_file():
         say(f"training a byte-level BPE of {spec.vocab_size} tokens on the training text")
         text = train_tokenizer(_tokenizer_sample(spec.corpus, shards), spec.vocab_size)
-        _write(tokenizer_path, lambda path: path.write_text(text, encoding="utf-8"))
+        with _whole_file(tokenizer_path) as part:
+            part.write_text(text, encoding="utf-8")
     pieces = staging / "pieces"
     pieces.mkdir(exist_ok=True)
     for index, shard in enumerate(shards):
         _tokenise_shard(spec.corpus, shard, tokenizer_path, pieces, index, f"shard {index + 1} of {len(shards)}", say)
     for side in ("train", "validation"):
-        _write(staging / f"{side}.npy", lambda path, side=side: _join(sorted(pieces.glob(f"{side}-*.npy")), path))
+        with _whole_file(staging / f"{side}.npy") as part:
+            _join(sorted(pieces.glob(f"{side}-*.npy")), part)
     np.save(staging / "token_bytes.npy", token_bytes(tokenizer_path.read_text(encoding="utf-8")))
     manifest = "".join(f"{sha256_file(staging / name)}  {name}\n" for name in FILES)
     (staging / MANIFEST).write_text(manifest, encoding="utf-8")
@@ -219,7 +226,7 @@ def _prepare(spec: EnvironmentSpec, data_dir: Path, folder: Path, say: Say) -> N
 
 
 def _staging(folder: Path, shards: list[Path], say: Say) -> Path:
-    """Return the folder of work in progress; what an earlier preparation left there is kept if its shards are the same."""
+    """Return the folder of work in progress, with what an earlier preparation of the same shards left there."""
     staging = folder.with_name(f".{folder.name}.partial")
     source = json.dumps([[shard.name, shard.stat().st_size] for shard in shards])
     marker = staging / "source.json"
@@ -228,14 +235,16 @@ def _staging(folder: Path, shards: list[Path], say: Say) -> Path:
         return staging
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
-    _write(marker, lambda path: path.write_text(source, encoding="utf-8"))
+    with _whole_file(marker) as part:
+        part.write_text(source, encoding="utf-8")
     return staging
 
 
-def _write(path: Path, writer: Callable[[Path], object]) -> None:
-    """Let writer fill a file that appears under its name only when it is whole."""
+@contextmanager
+def _whole_file(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; the file takes its name only when the block ends well."""
     part = path.with_name("part-" + path.name)
-    writer(part)
+    yield part
     os.replace(part, path)
 
 
@@ -261,18 +270,14 @@ def _tokenise_shard(
     for side, path in outputs.items():
         texts = (d.text for d in read_documents(corpus, shard) if d.held_out == (side == "validation"))
         tokens = _concatenate(encode(tokenizer, texts))
-        _write(path, lambda part, tokens=tokens: _save(part, tokens))
+        with _whole_file(path) as part:
+            np.save(part, tokens)
     seconds = time.perf_counter() - started
     say(f"tokenised {which}, {shard.name}: {shard.stat().st_size / 1e6 / seconds:.1f} MB/s")
 
 
 def _concatenate(arrays: Iterable[NDArray[np.uint16]]) -> NDArray[np.uint16]:
     return np.concatenate([np.empty(0, dtype=np.uint16), *arrays])
-
-
-def _save(path: Path, array: NDArray[np.uint16]) -> None:
-    with path.open("wb") as file:
-        np.save(file, array)
 
 
 def _join(pieces: list[Path], path: Path) -> None:

@@ -71,7 +71,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 def encode(tokenizer: Tokenizer, documents: Iterable[str], batch: int = 256) -> Iterator[NDArray[np.uint16]]:
     """Yield the tokens of each document, each followed by the token of byte 0. Uses all cores."""
-    end = tokenizer.token_to_id(byte_letters()[0])
+    end = tokenizer.token_to_id(byte_letters()[ord(END_OF_DOCUMENT)])
+    assert end is not None, "a byte-level vocabulary holds every byte"
     waiting: list[str] = []
     for document in documents:
         waiting.append(document)

@@ -49,11 +49,11 @@ def test_training_takes_the_budget_and_no_longer_than_its_grace(run, host):
         ("import os; os.kill(os.getpid(), 9)", Ending.CRASHED, Cause.SIGNAL, "SIGKILL"),
         ("env.start(); env.report(1, float('nan'))", Ending.CRASHED, Cause.NAN, "nan at step 1"),
         ("env.start(); env.report(1, float('inf'))", Ending.CRASHED, Cause.NAN, "inf at step 1"),
-        ("env.start()\nwhile True: pass", Ending.CRASHED, Cause.SILENCE, "no report for 0.6 s"),
+        ("env.start()\nwhile True: pass", Ending.CRASHED, Cause.SILENCE, "no report for 1.2 s"),
         ("pass", Ending.CRASHED, Cause.NO_SUBMISSION, "without submit"),
         ("env.start()\nwhile True: env.report(1, 1.0)", Ending.TIMED_OUT, Cause.NO_SUBMISSION, "no submit()"),
         ("import time\ntime.sleep(60)", Ending.TIMED_OUT, Cause.NO_START, "did not call start()"),
-        ("x = torch.ones(200_000_000)\nimport time\ntime.sleep(9)", Ending.CRASHED, Cause.OUT_OF_MEMORY, "limit is 800"),
+        ("x = torch.ones(200_000_000)\nimport time\ntime.sleep(30)", Ending.CRASHED, Cause.OUT_OF_MEMORY, "limit is 700"),
         ("raise MemoryError('out of memory')", Ending.CRASHED, Cause.OUT_OF_MEMORY, "MemoryError"),
         ("env.next_batch(1)", Ending.CRASHED, Cause.EXCEPTION, "call frozen_env.start()"),
         ("env.start()\nenv.next_batch(10**9)", Ending.CRASHED, Cause.EXCEPTION, "takes 1 to"),
@@ -106,7 +106,7 @@ def test_a_stop_verdict_ends_the_run_with_its_evidence(run):
     result = run(GOOD, judge=judge)
     assert (result.ending, result.cause, result.reason) == (Ending.STOPPED, Cause.VERDICT, "hopeless")
     assert [verdict.stop for verdict in result.verdicts] == [False] * (len(result.verdicts) - 1) + [True]
-    assert result.training_s < 0.8
+    assert result.training_s < 1.6
 
 
 def test_the_log_is_bounded_and_its_tail_kept(run, tmp_path, host):

@@ -1,0 +1,34 @@
+"""An edit of the one file: two doors, one result.
+
+The policy's door is apply_completion(): SEARCH/REPLACE blocks, exact. The outsider's is apply_diff(): a unified diff from
+another model or a person, read tolerantly, its repairs recorded. Behind both stand the same strict rules and the same
+AppliedEdit: the new source, and a canonical git-style diff that unidiff has parsed and that was applied to make it.
+Everything that cannot be done is an EditRejected with a stable code (the table is in rules.py).
+"""
+
+from __future__ import annotations
+
+from arl_core.edit.blocks import Block, apply_blocks, parse_blocks
+from arl_core.edit.constants import changed_constants, read_constants, write_constants
+from arl_core.edit.diffs import apply_exactly, canonical_diff
+from arl_core.edit.doors import AppliedEdit, apply_completion, apply_diff
+from arl_core.edit.rules import DEFAULT_RULES, Rules, check_source
+from arl_core.edit.summary import summarise
+
+__all__ = [
+    "DEFAULT_RULES",
+    "AppliedEdit",
+    "Block",
+    "Rules",
+    "apply_blocks",
+    "apply_completion",
+    "apply_diff",
+    "apply_exactly",
+    "canonical_diff",
+    "changed_constants",
+    "check_source",
+    "parse_blocks",
+    "read_constants",
+    "summarise",
+    "write_constants",
+]

@@ -1,0 +1,63 @@
+"""The two doors: a completion of the policy, a diff from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from arl_core.edit.blocks import parse_blocks, place_blocks
+from arl_core.edit.diffs import apply_exactly, canonical_diff
+from arl_core.edit.rules import DEFAULT_RULES, Rules, check_source, check_text
+from arl_core.edit.tolerant import place_hunks, read_diff
+from arl_core.errors import EditRejected
+
+
+@dataclass(frozen=True)
+class AppliedEdit:
+    """An edit that obeys the rules: the new source, its canonical diff, and what had to be repaired on the way."""
+
+    source: str
+    diff: str
+    repairs: tuple[str, ...] = ()
+
+
+def apply_completion(source: str, completion: str, rules: Rules = DEFAULT_RULES) -> AppliedEdit:
+    """Apply the SEARCH/REPLACE blocks of a completion. EditRejected names the rule that it breaks."""
+    completion, repairs = _plain(completion, rules, "the completion")
+    new, more = place_blocks(source, parse_blocks(completion))
+    return _settle(source, new, (*repairs, *more), rules)
+
+
+def apply_diff(source: str, diff: str, rules: Rules = DEFAULT_RULES) -> AppliedEdit:
+    """Apply a unified diff from outside, repairing its form. EditRejected names the rule that it breaks."""
+    diff, repairs = _plain(diff, rules, "the diff")
+    hunks, more = read_diff(diff, source, rules.path)
+    repairs += more
+    new = None
+    if not repairs:
+        try:
+            new = apply_exactly(source, diff)
+        except EditRejected:
+            pass  # the line numbers are wrong, then
+    if new is None:
+        new, more = place_hunks(source, hunks)
+        repairs += more
+    return _settle(source, new, tuple(repairs), rules)
+
+
+def _plain(text: str, rules: Rules, what: str) -> tuple[str, list[str]]:
+    """Mend line ends, then check that the text is plain."""
+    repairs = []
+    if "\r\n" in text:
+        text = text.replace("\r\n", "\n")
+        repairs.append("crlf")
+    check_text(text, 4 * rules.max_source_kb, rules.max_line_chars + 1, what)  # + 1: a diff's sign
+    return text, repairs
+
+
+def _settle(source: str, new: str, repairs: tuple[str, ...], rules: Rules) -> AppliedEdit:
+    """Check the rules, write the canonical diff, and take from unidiff's reading of it the source that is run."""
+    check_source(source, new, rules)
+    diff = canonical_diff(source, new, rules.path)
+    applied = apply_exactly(source, diff)
+    assert applied == new, "the canonical diff does not say what the edit does"
+    return AppliedEdit(applied, diff, tuple(dict.fromkeys(repairs)))

@@ -1,0 +1,27 @@
+"""Where a run of lines stands in a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def split_lines(text: str) -> list[str]:
+    """Split at "\\n" alone; a text that ends in a newline yields a last empty line, so that "\\n".join() gives it back."""
+    return text.split("\n")
+
+
+def find_run(lines: Sequence[str], wanted: Sequence[str]) -> tuple[list[int], bool]:
+    """Return every index at which `wanted` stands in `lines`, and whether trailing whitespace had to be forgiven.
+
+    Exact matches win; only where there is none do lines count as equal up to their trailing whitespace.
+    """
+    exact = _find(lines, wanted)
+    if exact:
+        return exact, False
+    return _find([line.rstrip() for line in lines], [line.rstrip() for line in wanted]), True
+
+
+def _find(lines: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    size, first = len(wanted), wanted[0]
+    last = len(lines) - size
+    return [i for i in range(last + 1) if lines[i] == first and list(lines[i : i + size]) == list(wanted)]

@@ -1,0 +1,150 @@
+"""The policy on disk: adapter, value head, optimizer, random states, statistics and recent rollouts, atomically.
+
+A checkpoint is a folder of safetensors, JSON and npz (never pickle). It is written beside its place, fsynced, and renamed
+into it; `manifest.json` holds the sha256 of every file, and the digest of a checkpoint is the sha256 of that manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arl_core.errors import PolicyError
+
+FORMAT = 1
+TENSORS, STATE, MANIFEST = "policy.safetensors", "state.json", "manifest.json"
+
+
+def write(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any], blobs: dict[str, bytes]) -> str:
+    """Write a checkpoint at `folder` and return its digest; what stood there before is replaced as a whole.
+
+    Raises PolicyError when the disk refuses (full, read-only); an older checkpoint at `folder` is then still whole.
+    """
+    from safetensors.torch import save_file
+
+    folder = folder.absolute()
+    scratch: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, scratch / TENSORS)
+        (scratch / STATE).write_text(json.dumps({"format": FORMAT, **state}, sort_keys=True))
+        for name, blob in blobs.items():
+            (scratch / name).write_bytes(blob)
+        manifest = json.dumps({p.name: _sha256(p) for p in sorted(scratch.iterdir())}, sort_keys=True)
+        (scratch / MANIFEST).write_text(manifest)
+        for path in scratch.iterdir():
+            _fsync(path)
+        _fsync(scratch)
+        _put(scratch, folder)
+        return hashlib.sha256(manifest.encode()).hexdigest()
+    except OSError as error:
+        raise PolicyError(f"cannot write the policy checkpoint {folder.name}: {error}. Free disk space and resume") from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read(folder: Path, digest: str = "") -> tuple[dict[str, Tensor], dict[str, Any], dict[str, bytes]]:
+    """Return (tensors, state, blobs) of a checkpoint after checking every file, and the digest when one is given.
+
+    Raises PolicyError when it is missing, torn, altered, of another format, or not the one that the digest names.
+    """
+    from safetensors.torch import load_file
+
+    remedy = "resume from an earlier checkpoint, or start a new campaign"
+    try:
+        manifest = (folder / MANIFEST).read_text()
+        if digest and hashlib.sha256(manifest.encode()).hexdigest() != digest:
+            raise PolicyError(f"policy checkpoint {folder} is not the one that the memory recorded; {remedy}")
+        names: dict[str, str] = json.loads(manifest)
+        for name, expected in names.items():
+            if _sha256(folder / Path(name).name) != expected:
+                raise PolicyError(f"policy checkpoint {folder} is damaged: {name} changed after it was written; {remedy}")
+        state: dict[str, Any] = json.loads((folder / STATE).read_text())
+        blobs = {n: (folder / n).read_bytes() for n in names if n not in (TENSORS, STATE)}
+        tensors = load_file(folder / TENSORS)
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"policy checkpoint {folder} cannot be read ({error}); {remedy}") from error
+    if state.pop("format", None) != FORMAT:
+        raise PolicyError(f"policy checkpoint {folder} has another format; {remedy}")
+    return tensors, state, blobs
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[int, str]) -> dict[str, Tensor]:
+    """Return an Adam's state as flat tensors named optimizer/SLOT/PARAMETER; `names` maps id(parameter) to its name."""
+    flat = {}
+    for parameter, slots in optimizer.state.items():
+        for slot, value in slots.items():
+            flat[f"optimizer/{slot}/{names[id(parameter)]}"] = torch.as_tensor(value)
+    return flat
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], names: dict[int, str]) -> None:
+    """Put back what optimizer_tensors took; a parameter without stored state starts afresh."""
+    optimizer.state.clear()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            prefix, name = "optimizer/", names[id(parameter)]
+            slots = {k.split("/")[1]: t for k, t in tensors.items() if k.startswith(prefix) and k.split("/", 2)[2] == name}
+            for slot, value in slots.items():
+                # Adam keeps its step count on the CPU
+                moved = value.clone() if slot == "step" else value.to(parameter.device, copy=True)
+                optimizer.state[parameter][slot] = moved
+
+
+def random_tensors() -> dict[str, Tensor]:
+    """Return torch's random states as tensors."""
+    states = {"random/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["random/cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def python_random() -> list[Any]:
+    version, words, gauss = random.getstate()
+    return [version, list(words), gauss]
+
+
+def restore_random(tensors: dict[str, Tensor], python: list[Any]) -> None:
+    torch.set_rng_state(tensors["random/cpu"])
+    if "random/cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random/cuda"])
+    random.setstate((python[0], tuple(python[1]), python[2]))
+
+
+def _put(scratch: Path, folder: Path) -> None:
+    """Rename a finished folder into its place; a folder there moves aside first and goes when the new one stands."""
+    aside = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, aside)
+    try:
+        os.rename(scratch, folder)
+    except OSError:
+        if aside.exists():
+            os.rename(aside, folder)
+        raise
+    _fsync(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

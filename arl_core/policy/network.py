@@ -1,0 +1,158 @@
+"""The network: a frozen base, a LoRA adapter that learns, a value head, and the forward passes that PPO needs.
+
+Legend of shapes: P prompt tokens, T completion tokens, F free tokens of one edit, R rollouts of one prompt, D width,
+V vocabulary.
+
+What an update costs is the prompt: 900 tokens for 100 of completion. Rollouts of one prompt share one pass over it, and
+its keys and values are constants for the gradient unless `prompt_grad` says otherwise: the adapter then learns through
+what it does to completion tokens only, at a fifth of the price.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from arl_core.errors import PolicyError
+from arl_core.policy.losses import masked
+from arl_core.policy.rollout import Rollout
+from arl_core.policy.settings import PolicySettings
+
+ADAPTER = "rl"
+
+
+class ValueHead(nn.Module):
+    """Says how many standard deviations above its running mean the reward will be, from a hidden state.
+
+    Starts at 0 everywhere, so that the first baseline is the running mean itself. Its input is detached: errors of a
+    young baseline must not move the policy's features. Our own, as TRL's value-head model is gone.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.out = nn.Linear(width, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, hidden_ND: Tensor) -> Tensor:
+        values: Tensor = self.out(self.norm(hidden_ND.detach().float())).squeeze(-1)
+        return values
+
+
+@dataclass
+class Judged:
+    """What the present policy says of one rollout's free tokens: logits as sampled from, and values."""
+
+    logits_FV: Tensor
+    values_F: Tensor
+
+
+class Network:
+    """Base, adapter and head on one device. `base` is changed in place: LoRA layers are put into it."""
+
+    def __init__(self, base: Any, settings: PolicySettings, device: torch.device) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        self.settings, self.device = settings, device
+        _refuse_odd_heads(base.config)
+        config = LoraConfig(
+            r=settings.lora_r,
+            lora_alpha=settings.lora_alpha,
+            target_modules=list(settings.lora_targets),
+            lora_dropout=0.0,
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            try:
+                with warnings.catch_warnings():  # peft asks transformers for things that its next version renames
+                    warnings.simplefilter("ignore", FutureWarning)
+                    self.peft = get_peft_model(base, config, adapter_name=ADAPTER)
+            except ValueError as error:
+                raise PolicyError(f"policy.lora_targets {settings.lora_targets} do not fit the model: {error}") from error
+            self.head = ValueHead(base.config.hidden_size)
+        self.peft.eval()  # no dropout anywhere: sampling and learning must agree
+        self.decoder = base.get_decoder()
+        self.unembed = base.get_output_embeddings()
+        self.vocab_size = int(base.config.vocab_size)
+        self.to(device)
+
+    def to(self, device: torch.device) -> None:
+        self.device = device
+        self.peft.to(device)
+        self.head.to(device)
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.peft.named_parameters() if p.requires_grad}
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """Switch the adapter off: what remains is the warm-started base, the reference of the KL term."""
+        from trl.trainer.utils import use_adapter
+
+        with use_adapter(self.peft, None):
+            yield
+
+    # --- passes -------------------------------------------------------------------------------------------------------
+
+    def prefill(self, ids_P: Sequence[int]) -> Any:
+        """Return the cache of keys and values of all but the last prompt token, without gradients; None for one token."""
+        if len(ids_P) < 2:
+            return None
+        with torch.no_grad():
+            ids = torch.as_tensor(np.asarray(ids_P)[None, :-1], device=self.device)
+            return self.decoder(input_ids=ids, use_cache=True).past_key_values
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        logits_NV: Tensor = self.unembed(hidden_ND).float()
+        return logits_NV
+
+    def judge(self, rollouts: Sequence[Rollout]) -> list[Judged]:
+        """Return logits and values at the free tokens of rollouts that share one prompt; gradients as enabled outside."""
+        prompt = rollouts[0].prompt_ids
+        assert all(np.array_equal(r.prompt_ids, prompt) for r in rollouts), "rollouts of one prompt"
+        longest = max(len(r.completion_ids) for r in rollouts)
+        cached = not (self.settings.prompt_grad and torch.is_grad_enabled())
+        prefix = prompt[-1:] if cached else prompt
+        rows = [np.concatenate([prefix, r.completion_ids[:-1]]) for r in rollouts]
+        width = longest - 1 + len(prefix)
+        ids = torch.as_tensor(np.stack([np.pad(row, (0, width - len(row))) for row in rows]), device=self.device)
+        cache = spread(self.prefill(prompt), len(rollouts)) if cached else None
+        # Padding is on the right, behind everything that is read, so the causal mask alone is enough.
+        hidden_RTD = self.decoder(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+        hidden_RTD = hidden_RTD[:, len(prefix) - 1 :]
+        return [self._judge_row(hidden_RTD[i], rollout) for i, rollout in enumerate(rollouts)]
+
+    def _judge_row(self, hidden_TD: Tensor, rollout: Rollout) -> Judged:
+        free = torch.as_tensor(np.flatnonzero(rollout.free_T), device=self.device)
+        hidden_FD = hidden_TD[free]
+        allowed_FV = np.unpackbits(rollout.masks_FB, axis=1, count=self.vocab_size, bitorder="little").astype(bool)
+        allowed = torch.as_tensor(allowed_FV, device=self.device)
+        return Judged(masked(self.logits(hidden_FD), allowed, rollout.temperature), self.head(hidden_FD))
+
+
+def spread(cache: Any, rows: int) -> Any:
+    """Return a copy of a one-row cache for several rows; the original stays as it is. None stays None."""
+    if cache is None:
+        return None
+    cache = copy.deepcopy(cache)
+    if rows > 1:
+        cache.batch_repeat_interleave(rows)
+    return cache
+
+
+def _refuse_odd_heads(config: Any) -> None:
+    """Refuse models that change logits after the last layer: sampling here would miss that."""
+    for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+        if getattr(config, name, None) not in (None, 1, 1.0):
+            raise PolicyError(f"models with {name} are not supported; choose another policy.model")

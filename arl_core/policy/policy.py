@@ -1,0 +1,163 @@
+"""The policy: a language model that proposes edits and learns from their rewards.
+
+    policy = Policy.load(settings, data_dir, say)
+    rollout = policy.propose(prompt, source, seed)      # one edit, valid by construction
+    metrics = policy.update([rollout, ...], [reward, ...])
+    digest = policy.save(folder); policy.restore(folder, digest)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from arl_core.errors import PolicyError
+from arl_core.policy import checkpoint, ppo, weights
+from arl_core.policy.decoder import Vocabulary
+from arl_core.policy.network import Network
+from arl_core.policy.rollout import Rollout
+from arl_core.policy.sampler import sample
+from arl_core.policy.settings import PolicySettings
+
+ADAM_EPS = 1e-5
+
+
+class Policy:
+    """A model, its adapter, its value head and its optimizer. Use `load`; one owner, not thread-safe."""
+
+    def __init__(self, base: Any, tokenizer: Any, settings: PolicySettings, device: torch.device) -> None:
+        self.settings, self.tokenizer, self.home = settings, tokenizer, device
+        self.network = Network(base, settings, device)
+        self.vocabulary = Vocabulary(tokenizer, self.network.vocab_size)
+        self.statistics = ppo.Statistics()
+        self.recent: list[tuple[Rollout, float]] = []
+        adapter = self.network.adapter_parameters()
+        head = {f"head.{name}": p for name, p in self.network.head.named_parameters()}
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": list(adapter.values()), "lr": settings.learning_rate},
+                {"params": list(head.values()), "lr": settings.value_learning_rate},
+            ],
+            eps=ADAM_EPS,
+        )
+        self._parameters = {**adapter, **head}
+        self._names = {id(p): name for name, p in self._parameters.items()}
+
+    @classmethod
+    def load(cls, settings: PolicySettings, data_dir: Path, say: Callable[[str], None] = lambda _: None) -> Policy:
+        """Return a policy ready to propose. Fetches and converts the embedded weights when they are not there.
+
+        Raises PolicyError (weights, adapter or device do not fit), DataMissing or ManifestError (fetch).
+        """
+        torch.set_num_threads(settings.threads)
+        if settings.device == "cuda" and not torch.cuda.is_available():
+            raise PolicyError("policy.device is cuda, but torch sees no GPU; set policy.device to auto or cpu")
+        use_gpu = settings.device != "cpu" and torch.cuda.is_available()
+        base, tokenizer = weights.load_base(settings, data_dir, say)
+        base.requires_grad_(False)
+        warm = weights.adapter_folder(settings)
+        if warm is not None:
+            base = weights.merge_warm_start(base, warm)
+        return cls(base, tokenizer, settings, torch.device("cuda" if use_gpu else "cpu"))
+
+    # --- proposing ----------------------------------------------------------------------------------------------------
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens a text takes, special tokens left out: what the prompt is fitted with."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode(self, prompt: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the token ids of a prompt, [P] with P ≤ prompt_tokens; a longer prompt loses its middle."""
+        if self.settings.chat:
+            message = [{"role": "user", "content": prompt}]
+            prompt = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        ids = np.array(self.tokenizer(prompt, add_special_tokens=False)["input_ids"], dtype=np.int64)
+        if len(ids) == 0:
+            raise PolicyError("the prompt is empty; build it with arl_core.prompt")
+        limit = self.settings.prompt_tokens
+        if len(ids) > limit:
+            ids = np.concatenate([ids[: limit // 2], ids[len(ids) - (limit - limit // 2) :]])
+        return ids
+
+    def propose(self, prompt: str, source: str, seed: int) -> Rollout:
+        """Sample one edit of `source`. Raises PolicyError when the source offers nothing to edit."""
+        return self.propose_many([prompt], [source], [seed])[0]
+
+    def propose_many(self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int]) -> list[Rollout]:
+        """Sample one edit per prompt; equal prompts share their prefill and are decoded as one batch."""
+        torch.set_num_threads(self.settings.threads)
+        ids = [self.encode(prompt) for prompt in prompts]
+        return sample(self.network, self.vocabulary, prompts, ids, sources, seeds)
+
+    # --- learning -----------------------------------------------------------------------------------------------------
+
+    def update(self, rollouts: Sequence[Rollout], rewards: Sequence[float]) -> dict[str, float]:
+        """Improve the policy by PPO and return every metric (docs/metrics.md). Rewards are finite, one per rollout."""
+        if not rollouts or len(rollouts) != len(rewards):
+            raise ValueError(f"an update needs as many rewards as rollouts, got {len(rewards)} for {len(rollouts)}")
+        if not np.isfinite(rewards).all():
+            raise ValueError(f"rewards must be finite, got {list(rewards)}")
+        torch.set_num_threads(self.settings.threads)
+        started = time.monotonic()
+        fresh = list(zip(rollouts, map(float, rewards), strict=True))
+        metrics = ppo.update(self.network, self.optimizer, self.statistics, fresh, self.recent, self.settings)
+        keep = self.settings.reuse_edits
+        self.recent = (self.recent + fresh)[-keep:] if keep else []
+        return {**metrics, "update_seconds": time.monotonic() - started}
+
+    # --- keeping ------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> str:
+        """Write all that continues this policy bit for bit, atomically; return the checkpoint's sha256 digest."""
+        tensors = {f"parameter/{name}": p for name, p in self._parameters.items()}
+        tensors |= checkpoint.optimizer_tensors(self.optimizer, self._names)
+        tensors |= checkpoint.random_tensors()
+        state = {
+            "statistics": asdict(self.statistics),
+            "python_random": checkpoint.python_random(),
+            "recent_rewards": [reward for _, reward in self.recent],
+            "settings": self.settings.model_dump(mode="json"),
+        }
+        blobs = {f"recent_{i:03}.npz": rollout.to_bytes() for i, (rollout, _) in enumerate(self.recent)}
+        return checkpoint.write(folder, tensors, state, blobs)
+
+    def restore(self, folder: Path, digest: str = "") -> None:
+        """Continue from a checkpoint. Raises PolicyError when it is torn, altered, or of a policy of another shape."""
+        tensors, state, blobs = checkpoint.read(folder, digest)
+        stored = {k.removeprefix("parameter/"): t for k, t in tensors.items() if k.startswith("parameter/")}
+        shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
+        if {name: tuple(t.shape) for name, t in stored.items()} != shapes:
+            raise PolicyError(f"policy checkpoint {folder} is of another model or adapter; keep policy.* as it was saved")
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(stored[name])
+        checkpoint.load_optimizer(self.optimizer, tensors, self._names)
+        self.statistics = ppo.Statistics(**state["statistics"])
+        rollouts = [Rollout.from_bytes(blobs[name]) for name in sorted(blobs)]
+        self.recent = list(zip(rollouts, state["recent_rewards"], strict=True))
+        checkpoint.restore_random(tensors, state["python_random"])
+
+    def to_cpu(self) -> None:
+        """Leave the GPU to the candidate; sampling or learning there would be slow, so call to_device first."""
+        self._move(torch.device("cpu"))
+
+    def to_device(self) -> None:
+        """Come back to the device that the policy was loaded on."""
+        self._move(self.home)
+
+    def _move(self, device: torch.device) -> None:
+        if self.network.device == device:
+            return
+        self.network.to(device)
+        for slots in self.optimizer.state.values():
+            for slot, value in slots.items():
+                if slot != "step":
+                    slots[slot] = value.to(device)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,143 @@
+"""A grammar of Python statements for REPLACE, so that an edit compiles by construction.
+
+llguidance decodes under a context-free grammar at a few hundredths of a millisecond per token, so REPLACE need not be
+free characters: it is a run of whole statements at the indentation of the lines that it replaces. One statement per
+line, no brackets left open, known names where a value is read. Syntax of the Lark dialect: llguidance docs/syntax.md.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import io
+import json
+import keyword
+import tokenize
+
+INDENT = 4
+NESTED_LINES = 4  # statements in a block that REPLACE itself opens
+DEEPEST = 2  # how many blocks inside one another REPLACE may open
+
+# Precedence from loose to tight, as in the language reference, chapter "Expressions"; whitespace as PEP 8 has it, which
+# keeps one spelling for one meaning. Calls put positional arguments first.
+EXPRESSIONS = r"""
+exprs: expr (", " expr)* ","?
+expr: disjunction (" if " disjunction " else " expr)? | "lambda " params ": " expr
+disjunction: negation (BOOL negation)*
+negation: "not "? comparison
+comparison: sum (COMPARE sum)*
+sum: factor (BINARY factor)*
+factor: SIGN? power
+power: primary ("**" factor)?
+primary: atom trailer*
+atom: LOAD | NUMBER | STRING | FSTRING | CONSTANT | "(" inside? ")" | "[" inside? "]" | "{" pairs? "}"
+inside: item (", " item)* ","? | expr comprehension
+item: "*"? expr
+pairs: pair (", " pair)* ","? | pair comprehension
+pair: expr ": " expr
+trailer: "." ATTRIBUTE | "(" arguments? ")" | "[" index (", " index)* ","? "]"
+arguments: positional (", " keyword)* | keyword (", " keyword)* | expr comprehension
+positional: item (", " item)*
+keyword: NEW "=" expr | "**" primary
+comprehension: " for " names " in " disjunction (" if " disjunction)?
+index: expr | expr? ":" expr? (":" expr?)?
+names: NEW (", " NEW)*
+params: param (", " param)*
+param: "*"? NEW (": " primary)? ("=" expr)?
+target: place (", " place)*
+place: NEW | LOAD trailer* ("." NEW | "[" index (", " index)* "]")
+BOOL: " and " | " or "
+COMPARE: " < " | " > " | " <= " | " >= " | " == " | " != " | " is not " | " is " | " not in " | " in "
+BINARY: / ?(\+|-|\*|\/|\/\/|%|@) ?/
+SIGN: "-" | "~"
+AUGMENT: " += " | " -= " | " *= " | " /= "
+CONSTANT: "True" | "False" | "None"
+NUMBER: /(0|[1-9][0-9]{0,8}(_[0-9]{3}){0,3})(\.[0-9]{1,8})?(e-?[1-9][0-9]?)?/
+STRING: /"[^"\\\n\r]{0,80}"/ | /'[^'\\\n\r]{0,80}'/
+FSTRING: /f"([^"\\\n\r{}]{0,40}\{[a-z_][a-z_.]{0,20}(:[.,0-9a-z]{1,5})?\}){1,3}[^"\\\n\r{}]{0,40}"/
+END: /(  # [^\n\r]{0,100})?\n/
+"""
+
+SIMPLE = r"""
+simple: target (" = " target)? (" = " exprs) | target AUGMENT expr | NEW ": " primary " = " expr | primary
+      | "assert " expr | "pass"
+"""
+
+HEADERS = {
+    "if": '"if " expr',
+    "elif": '"elif " expr',
+    "else": '"else"',
+    "for": '"for " target " in " exprs',
+    "while": '"while " expr',
+    "with": '"with " expr (" as " NEW)?',
+    "def": '"def " NEW "(" params? ")" (" -> " primary)?',
+    "class": '"class " NEW ("(" primary (", " primary)* ")")?',
+}
+
+ALWAYS_KNOWN = tuple(n for n in dir(builtins) if not n.startswith("_") and not n[0].isupper()) + ("self", "torch")
+FORBIDDEN = {"eval", "exec", "compile", "open", "input", "breakpoint", "exit", "quit", "help", "copyright", "credits"}
+
+
+def identifiers(source: str) -> set[str]:
+    """Return every identifier of a source, keywords left out; the empty set when it cannot be tokenized."""
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    except (tokenize.TokenError, SyntaxError):
+        return set()
+    return {t.string for t in tokens if t.type == tokenize.NAME and not keyword.iskeyword(t.string)}
+
+
+@functools.cache
+def library_attributes() -> frozenset[str]:
+    """Return the public names under torch, torch.nn, torch.nn.functional, Tensor and math: what may follow a dot."""
+    import math
+
+    import torch
+
+    places = (torch, torch.nn, torch.nn.functional, torch.nn.init, torch.optim, torch.Tensor, math)
+    public = {name for place in places for name in dir(place) if not name.startswith("_") and name.isascii()}
+    return frozenset(n for n in public if not keyword.iskeyword(n) and not n.startswith(("sym_", "quantize", "fbgemm")))
+
+
+def _alternatives(names: set[str] | frozenset[str]) -> str:
+    return " | ".join(json.dumps(n) for n in sorted(names))
+
+
+def replace_grammar(
+    source: str, depth: int, header: str, *, in_function: bool, in_loop: bool, empty: bool, lines: int
+) -> str:
+    """Return the Lark grammar of REPLACE and its closing marker, from the newline after `=======` on.
+
+    depth is the indentation in levels; header is the keyword of the block header that must end the text, or "" when the
+    text must be whole statements; empty allows a deletion; lines bounds the statements at the outer level.
+    """
+    flow = ['"return" (" " exprs)?'] if in_function else []
+    flow += ['"break"', '"continue"'] if in_loop else []
+    simple = SIMPLE + "".join(f"      | {rule}\n" for rule in flow)
+    known = (identifiers(source) | set(ALWAYS_KNOWN)) - FORBIDDEN
+    rules = [f'IND{k}: "{" " * INDENT * k}"' if k else "" for k in range(depth, depth + DEEPEST + 1)]
+    for k in range(depth, depth + DEEPEST + 1):
+        indent = f"IND{k} " if k else ""
+        options = [f"{indent}simple END"]
+        if k < depth + DEEPEST:
+            block = f":\" END stmt{k + 1}{{1,{NESTED_LINES}}}"
+            for word in ("if", "for", "while", "with", "def"):
+                tail = f' ({indent}"else{block})?' if word == "if" else ""
+                options.append(f'{indent}{HEADERS[word]} "{block}{tail}')
+        rules.append(f"stmt{k}: " + "\n      | ".join(options))
+    outer = f"stmt{depth}{{{0 if empty or header else 1},{lines}}}"
+    indent = f"IND{depth} " if depth else ""
+    last = f'{indent}{HEADERS[header]} ":" END' if header else ""
+    new = "NEW: /[A-Za-z_][A-Za-z0-9_]{0,24}/ & ~KEYWORD"
+    return "\n".join(
+        [
+            f'start: "\\n" {outer} {last} ">>>>>>> REPLACE"',
+            *rules,
+            simple,
+            EXPRESSIONS,
+            new,
+            f"KEYWORD: {_alternatives(set(keyword.kwlist))}",
+            f"LOAD: {_alternatives(known)}",
+            f"ATTRIBUTE: {_alternatives(identifiers(source) | library_attributes())}",
+        ]
+    )

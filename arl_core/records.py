@@ -1,0 +1,225 @@
+"""The records that a campaign leaves behind: one Campaign, one Experiment per edit, and the State to resume from.
+
+Plain frozen data that survives a round trip through strict JSON (no NaN token), so that the memory, MLflow, a report
+and another node all read the same thing. Times are UTC in ISO 8601; costs are in seconds; losses in nats per token;
+values in the metric's own units.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import math
+import re
+import unicodedata
+import warnings
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from frozen_env.contract import Cause, Direction, Report, Status, Verdict
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One edit and what came of it. Index 0 is the seed: no parent, no diff.
+
+    value is measured by the trusted side, None when there is none; estimate is the calibrated forecast that stands in
+    for it when a run was stopped early. incumbent_value is the incumbent at the time of the proposal, the one that the
+    reward was computed against. confirmed_value is the mean over `confirmations` fresh seeds and is kept apart from
+    value. Text that a candidate or a policy wrote (reason, summary, diff, completion, log) is untrusted: escape it
+    where it is shown.
+    """
+
+    campaign_id: str
+    index: int
+    status: Status
+    parent_index: int | None = None  # the experiment whose source was edited
+    cause: Cause = Cause.NONE
+    reason: str = ""
+    summary: str = ""  # one line: what the edit changed
+    diff: str = ""
+    source_hash: str = ""  # of the normalised source: see source_hash()
+    source: str = ""
+    metric: str = ""
+    value: float | None = None
+    direction: Direction = "lower"
+    estimate: float | None = None
+    incumbent_value: float | None = None
+    reward: float | None = None
+    reward_terms: dict[str, float] = field(default_factory=dict)
+    reports: tuple[Report, ...] = ()  # the curve
+    verdicts: tuple[Verdict, ...] = ()
+    prompt: str = ""
+    completion: str = ""
+    log: str = ""  # the tail of what the candidate printed
+    repairs: tuple[str, ...] = ()  # what the tolerant parser had to mend
+    costs: dict[str, float] = field(default_factory=dict)  # seconds by part: prompt, propose, patch, startup, training…
+    peak_memory_mb: float = 0.0
+    tokens: int = 0
+    seed: int = 0
+    environment_digest: str = ""
+    sandbox: str = ""
+    created_at: str = ""
+    policy_step: int = 0
+    confirmed_value: float | None = None
+    confirmations: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.index < 0:
+            raise ValueError(f"an experiment's index starts at 0, got {self.index}")
+        if self.direction not in ("lower", "higher"):
+            raise ValueError(f"direction must be 'lower' or 'higher', got {self.direction!r}")
+        object.__setattr__(self, "status", Status(self.status))
+        object.__setattr__(self, "cause", Cause(self.cause))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dict that `json.dumps(..., allow_nan=False)` accepts; non-finite numbers become strings."""
+        data: dict[str, Any] = finite_json(dataclasses.asdict(self))
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Experiment:
+        """Read what to_json() wrote. ValueError for an unknown status, TypeError for an unknown field."""
+        fields = dict(data)
+        for name in ("value", "estimate", "incumbent_value", "reward", "confirmed_value"):
+            fields[name] = _number(fields.get(name))
+        for name in ("reward_terms", "costs"):
+            fields[name] = {key: _number(value) for key, value in fields.get(name, {}).items()}
+        fields["reports"] = tuple(report_from_json(r) for r in fields.get("reports", ()))
+        fields["verdicts"] = tuple(verdict_from_json(v) for v in fields.get("verdicts", ()))
+        fields["repairs"] = tuple(fields.get("repairs", ()))
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A line of research: one preset, one frozen environment, one seed. config holds every setting, as plain JSON."""
+
+    id: str
+    preset: str
+    config: dict[str, Any]
+    environment_digest: str
+    seed: int
+    started_at: str
+    problem: str
+    metric: str = "val_bpb"
+    direction: Direction = "lower"
+    status: str = "running"  # running, finished, interrupted, failed
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = finite_json(dataclasses.asdict(self))
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Campaign:
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a campaign needs to go on after `index`, the last experiment committed (-1: none yet).
+
+    values is plain JSON (random state, policy checkpoint's path and digest, noise…); blob is opaque bytes (rollouts
+    that wait for an update). What they mean is the campaign's business.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    blob: bytes = b""
+    index: int = -1
+
+
+def utc_now() -> str:
+    """Return the present in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def finite_json(value: Any) -> Any:
+    """Copy plain data, turning NaN and infinities into the strings "nan", "inf", "-inf" that strict JSON can carry."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {str(key): finite_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_json(item) for item in value]
+    return value
+
+
+def report_from_json(data: dict[str, Any]) -> Report:
+    return Report(**{**data, **{k: _number(data.get(k)) for k in ("elapsed_s", "fraction", "loss", "lr")}})
+
+
+def verdict_from_json(data: dict[str, Any]) -> Verdict:
+    numbers = ("fraction", "forecast", "low", "high", "p_improve", "incumbent")
+    return Verdict(**{**data, **{k: _number(data[k]) for k in numbers if k in data}})
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) else value
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def one_line(text: str, limit: int = 120) -> str:
+    """Flatten untrusted text to one printable line of at most `limit` characters, for prompts, tables and tags.
+
+    Terminal escapes and other control, format and unassigned characters become visible; chat markers such as
+    `<|im_end|>` and edit markers such as `<<<<<<< SEARCH` are broken, so that a candidate's words cannot end a turn or
+    open an edit. A page that shows the line must still escape its own markup.
+    """
+    text = text[: 20 * limit]  # bounds the work on a hostile megabyte
+    text = "".join(_visible(char) for char in " ".join(text.split()))
+    text = text.replace("<|", "< |").replace("|>", "| >")
+    text = re.sub(r"<{4,}|={4,}|>{4,}", lambda run: run.group()[:3], text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _visible(char: str) -> str:
+    if not unicodedata.category(char).startswith("C"):
+        return char
+    return ascii(char)[1:-1]
+
+
+# --- identity of a source ---------------------------------------------------------------------------------------------
+
+
+def parse_quietly(text: str) -> ast.Module:
+    """Parse Python without its warnings. SyntaxError for everything that does not parse, hostile depth included."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an invalid escape in a candidate is not ours to report
+            return ast.parse(text)
+    except SyntaxError:
+        raise
+    except (ValueError, RecursionError, MemoryError, OverflowError) as error:  # NUL byte, nesting, huge literals
+        raise SyntaxError(str(error) or type(error).__name__) from None
+
+
+def source_hash(text: str) -> str:
+    """Return the sha256 of the normalised source: comments, docstrings, whitespace and number spelling do not count.
+
+    Two sources with the same hash train the same model, so that novelty is judged before money is spent. Text that does
+    not parse is hashed as it stands.
+    """
+    try:
+        tree = parse_quietly(text)
+        tree = ast.fix_missing_locations(_DropBareStrings().visit(tree))
+        normal = ast.unparse(tree)
+    except (SyntaxError, RecursionError, ValueError):
+        normal = text
+    return hashlib.sha256(normal.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class _DropBareStrings(ast.NodeTransformer):
+    """Remove docstrings and other strings that stand alone: they do nothing."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return None
+        return node

@@ -1,0 +1,197 @@
+"""The forecaster: what a run's level at an elapsed fraction says of its final result, learned from completed runs.
+
+Two regressions per fraction, both on completed runs, both Bayesian, so that four runs already give an honest, wide answer:
+
+- *forecast*: final ~ level now and its recent past. It says where the run will end (for the log and for the reward).
+- *tie*: level now ~ final and recent past, near the incumbent. It says what a run that would end level with the incumbent
+  looks like at this fraction: the drop still to come is in it. A run is judged against that, so the verdict does not
+  depend on how many bad candidates the policy happens to propose.
+
+Everything is divided by the incumbent's loss: the answers do not depend on units. Shapes: N completed runs, C grid
+columns, P coefficients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arl_core.selfeval.curve import GRID, Curve, levels
+from arl_core.selfeval.regression import Regression, student_cdf
+from arl_core.selfeval.snapshot import Snapshot
+
+Array = NDArray[np.float64]
+
+PAST = (0.75, 0.5)  # the recent past: levels at these shares of the elapsed fraction, minus the level now
+FIRST_LOOK = 0.08  # before this fraction the start still shows more than the run
+NEVER_JUDGED = 4  # the first runs of a campaign run whole, so they calibrate without selection
+_NEAR = 0.01  # relative distance from the incumbent's final within which completed runs count most in the tie
+_ENOUGH = 8.0  # widen that distance until completed runs weigh as much as so many
+_CLIP = 0.07  # features beyond ±7 % of the loss are as good as 7 %
+_DOF0 = 4.0  # the prior on the residual scale is worth so many runs
+_PRIOR_PATHS = 10.0  # the prior on the smallest p of a whole run is worth so many runs
+_EFFECTIVE_LOOKS = 3.0  # a run's checks are so strongly correlated that they count as this many independent ones
+
+
+def prior_scale(fraction: float) -> float:
+    """Guess the relative residual scale of a level at a fraction, before any run has taught better."""
+    return 0.008 + 0.02 * float(np.exp(-fraction / 0.08))
+
+
+@dataclass(frozen=True)
+class Look:
+    """The two regressions at one fraction; p_N is each completed run's own left-out tie probability here."""
+
+    tie: Regression
+    forecast: Regression
+    centre_P: Array
+    p_N: Array
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is known of a run at one check. forecast, low, high in the metric's units; p_tie, p_final are probabilities."""
+
+    forecast: float
+    low: float
+    high: float
+    p_tie: float  # a run that ties the incumbent looks this bad or worse at this fraction
+
+
+class Forecaster:
+    """Learn from a snapshot's completed runs. Needs an incumbent; ValueError without one."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        if snapshot.incumbent is None:
+            raise ValueError("a forecaster needs an incumbent, the snapshot has no completed run of its own")
+        runs = snapshot.completed
+        self.snapshot = snapshot
+        self.level_NC = np.array([[np.nan if x is None else x for x in run.levels] for run in runs], dtype=np.float64)
+        self.own_N = np.array([run.own for run in runs])
+        final_N = np.array([run.final for run in runs], dtype=np.float64)
+        self.to_metric = _metric_per_nat(snapshot, final_N, self.level_NC[:, -1])
+        self.unit = abs(snapshot.incumbent / self.to_metric)  # the incumbent's loss; everything is relative to it
+        self.incumbent = snapshot.incumbent / self.to_metric / self.unit
+        self.final_N = final_N / self.to_metric / self.unit
+        self.near_N = self._near()
+        self._looks: dict[float, Look] = {}
+
+    def _near(self) -> Array:
+        """Weigh completed runs by how near to the incumbent they ended."""
+        distance_N = np.abs(self.final_N - self.incumbent)
+        width = _NEAR
+        while (weight_N := np.exp(-distance_N / width)).sum() < min(_ENOUGH, 0.6 * len(distance_N)) and width < 1:
+            width *= 1.5
+        return np.asarray(weight_N, dtype=np.float64)
+
+    def look(self, fraction: float) -> Look:
+        """Fit both regressions at a fraction, once."""
+        key = round(fraction, 4)
+        if key not in self._looks:
+            self._looks[key] = self._fit(key)
+        return self._looks[key]
+
+    def _fit(self, fraction: float) -> Look:
+        now_N = self._column(fraction)
+        past_NP = np.stack([self._column(fraction * share) - now_N for share in PAST], axis=1)
+        known_N = np.isfinite(now_N)
+        weight_N = np.where(known_N, self.near_N, 0.0)
+        now_N = np.where(known_N, now_N, self.incumbent)
+        centre_P = np.array([_mean(past_N, weight_N) for past_N in past_NP.T])
+        past_NP = _features(past_NP, centre_P)
+        s0 = prior_scale(fraction)
+
+        gap_N = self.final_N - self.incumbent
+        tie_NP = np.column_stack([np.ones_like(now_N), gap_N, past_NP])
+        prior_sd_P = np.array([0.5, 0.25] + [0.3] * len(PAST))
+        tie = Regression.fit(
+            tie_NP, now_N - self.incumbent, weight_N, np.array([0.0, 0.8] + [0.0] * len(PAST)), prior_sd_P, s0, _DOF0
+        )
+        p_N = np.where(known_N, 1 - student_cdf(tie.loo_z_N, tie.dof), 1.0)
+
+        level_0 = self.incumbent + float(tie.mean_P[0])
+        forward_NP = np.column_stack([np.ones_like(now_N), np.clip(now_N - level_0, -_CLIP, 2 * _CLIP), past_NP])
+        even_N = known_N.astype(np.float64)
+        forward_sd_P = np.array([0.5, 0.3] + [0.3] * len(PAST))
+        forecast = Regression.fit(
+            forward_NP, gap_N, even_N, np.array([0.0, 0.8] + [0.0] * len(PAST)), forward_sd_P, s0, _DOF0
+        )
+        return Look(tie, forecast, centre_P, p_N)
+
+    def _column(self, fraction: float) -> Array:
+        """Interpolate every completed run's relative level at a fraction; NaN before its first report."""
+        at = fraction * len(GRID) - 1
+        low = min(max(int(np.floor(at + 1e-9)), 0), len(GRID) - 1)
+        high = min(low + 1, len(GRID) - 1)
+        share = min(max(at - low, 0.0), 1.0)
+        column_N = self.level_NC[:, low]
+        if share > 1e-6:
+            column_N = (1 - share) * column_N + share * self.level_NC[:, high]
+        return np.asarray(column_N / self.unit, dtype=np.float64)
+
+    @cached_property
+    def level(self) -> float:
+        """The probability under which a run is stopped: at most alpha of runs that tie ever fall under it, all checks together.
+
+        Conformal over whole paths: each completed run that was never judged is replayed as if it tied, and its smallest
+        left-out p over the planned checks is one draw; a prior worth a few runs stands in while there are few draws.
+        """
+        alpha = self.snapshot.alpha
+        checks = [f for f in self.snapshot.checks if FIRST_LOOK <= f < 1]
+        clean_N = ~self.own_N
+        clean_N[np.flatnonzero(self.own_N)[:NEVER_JUDGED]] = True
+        weight_N = np.where(clean_N, self.near_N, 0.0)
+        if not checks:
+            return alpha / _EFFECTIVE_LOOKS
+        smallest_N = np.min([self.look(f).p_N for f in checks], axis=0)
+        order = np.argsort(smallest_N)
+        steps = np.cumsum(weight_N[order])
+        total = _PRIOR_PATHS + steps[-1] + 1.0  # + 1: the run being judged, as conformal prediction counts it
+        grid = np.linspace(0, alpha, 201)[1:]
+        below = np.searchsorted(smallest_N[order], grid, side="right")
+        seen = np.where(below > 0, steps[np.maximum(below - 1, 0)], 0.0)
+        risk = (_PRIOR_PATHS * np.minimum(1.0, _EFFECTIVE_LOOKS * grid) + seen) / total
+        allowed = grid[risk <= alpha]
+        return float(allowed[-1]) if len(allowed) else float(grid[0])
+
+    def outlook(self, curve: Curve, fraction: float) -> Outlook:
+        """Judge a run by its curve so far. NaN fields when the curve is empty."""
+        at = np.array([fraction, *(fraction * share for share in PAST)])
+        return self.outlook_of(levels(curve.until(fraction), at), fraction)
+
+    def outlook_of(self, level_1P: Array, fraction: float) -> Outlook:
+        """Judge a run by its levels now and at the shares PAST of the elapsed time, in nats per token."""
+        level_1P = level_1P / self.unit
+        look = self.look(fraction)
+        past_P = _features(level_1P[None, 1:] - level_1P[0], look.centre_P)[0]
+        centre, scale = look.tie.predict(np.concatenate([[1.0, 0.0], past_P]))
+        p_tie = 1 - float(student_cdf((level_1P[0] - self.incumbent - centre) / scale, look.tie.dof))
+        ahead = np.clip(level_1P[0] - self.incumbent - look.tie.mean_P[0], -_CLIP, 2 * _CLIP)
+        middle, spread = look.forecast.predict(np.concatenate([[1.0, ahead], past_P]))
+        reach = 1.64 * spread * (1 + 2 / look.forecast.dof)  # a 90 % interval, Student-t to first order
+        ends = [self.to_metric * self.unit * (self.incumbent + x) for x in (middle, middle - reach, middle + reach)]
+        return Outlook(ends[0], min(ends[1:]), max(ends[1:]), p_tie)
+
+
+def _features(past_NP: Array, centre_P: Array) -> Array:
+    return np.clip(np.where(np.isfinite(past_NP), past_NP - centre_P, 0.0), -_CLIP, _CLIP)
+
+
+def _mean(value_N: Array, weight_N: Array) -> float:
+    good = np.isfinite(value_N) & (weight_N > 0)
+    return float(np.average(value_N[good], weights=weight_N[good])) if good.any() else 0.0
+
+
+def _metric_per_nat(snapshot: Snapshot, final_N: Array, last_N: Array) -> float:
+    """Give the factor from loss to metric: known, or the median of final over last level of completed runs.
+
+    A metric that rises ("higher") with a falling loss has no such factor; it is mapped through its negative.
+    """
+    if snapshot.loss_scale is not None:
+        return snapshot.loss_scale
+    ratio_N = final_N / last_N
+    ratio_N = ratio_N[np.isfinite(ratio_N) & (ratio_N != 0)]
+    return float(np.median(ratio_N)) if len(ratio_N) else 1.0

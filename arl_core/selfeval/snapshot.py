@@ -1,0 +1,100 @@
+"""What a stopping verdict needs to know of the campaign, as plain data that travels to another node as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from arl_core.selfeval.curve import GRID, Curve, levels
+from frozen_env.contract import Direction, is_better
+
+MAX_OWN, MAX_EARLIER = 256, 256  # runs kept; a snapshot stays under 0.25 MB of JSON
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """One completed run, compact. levels: the loss at each fraction of GRID (nats/token; None before its first report).
+
+    final is the measured metric; group names the campaign or series that the run belongs to; own says that it is this campaign.
+    """
+
+    final: float
+    levels: tuple[float | None, ...]
+    group: str = ""
+    own: bool = True
+
+    @classmethod
+    def from_curve(cls, curve: Curve, final: float, group: str = "", own: bool = True) -> PastRun:
+        """Resample a whole run's curve on GRID, each level from what had been seen by then."""
+        return cls(
+            float(final), tuple(None if math.isnan(x) else round(x, 6) for x in levels(curve, GRID).tolist()), group, own
+        )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything a verdict needs on any node.
+
+    completed: whole runs in the order of their time (oldest first), own campaign and earlier ones. incumbent: the best
+    final so far, None before the first. loss_scale turns nats/token into the metric's units (bits-per-byte:
+    1/(ln 2 · bytes per token)); None has it learned from completed runs. alpha: the promised false-kill rate.
+    checks: the elapsed fractions at which the supervisor plans to ask.
+    """
+
+    completed: tuple[PastRun, ...] = ()
+    incumbent: float | None = None
+    direction: Direction = "lower"
+    loss_scale: float | None = None
+    alpha: float = 0.2
+    checks: tuple[float, ...] = field(default_factory=lambda: tuple(k / 20 for k in range(1, 20)))
+
+    @classmethod
+    def build(
+        cls,
+        completed: Sequence[PastRun],
+        *,
+        direction: Direction = "lower",
+        loss_scale: float | None = None,
+        alpha: float = 0.2,
+        checks: Sequence[float] = tuple(k / 20 for k in range(1, 20)),
+    ) -> Snapshot:
+        """Bound the size: of own runs the MAX_OWN/2 best and the most recent rest; of earlier ones the nearest to our best."""
+        own = [run for run in completed if run.own and math.isfinite(run.final)]
+        earlier = [run for run in completed if not run.own and math.isfinite(run.final)]
+        best = None
+        for run in own:
+            best = run.final if best is None or is_better(run.final, best, direction) else best
+        kept = tuple(_bound_own(own, direction)) + tuple(_bound_earlier(earlier, best))
+        return cls(kept, best, direction, loss_scale, alpha, tuple(checks))
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Snapshot:
+        fields = dict(data)
+        fields["completed"] = tuple(PastRun(**{**run, "levels": tuple(run["levels"])}) for run in fields["completed"])
+        fields["checks"] = tuple(fields["checks"])
+        return cls(**fields)
+
+
+def _bound_own(runs: list[PastRun], direction: Direction) -> list[PastRun]:
+    if len(runs) <= MAX_OWN:
+        return runs
+    sign = 1 if direction == "lower" else -1
+    best = set(sorted(range(len(runs)), key=lambda k: sign * runs[k].final)[: MAX_OWN // 2])
+    recent = [k for k in range(len(runs) - 1, -1, -1) if k not in best][: MAX_OWN - len(best)]
+    return [runs[k] for k in sorted(best | set(recent))]
+
+
+def _bound_earlier(runs: list[PastRun], best: float | None) -> list[PastRun]:
+    """Keep the runs that ended nearest to our incumbent: only they say what a run that ties it looks like on the way."""
+    if len(runs) <= MAX_EARLIER or best is None:
+        return runs[-MAX_EARLIER:]
+    order = np.argsort([abs(run.final - best) for run in runs], kind="stable")[:MAX_EARLIER]
+    return [runs[k] for k in sorted(order.tolist())]

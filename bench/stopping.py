@@ -1,0 +1,209 @@
+"""Replay stopping rules on recorded curves: how much they save, and how often they lose the best run.
+
+    python -m bench.stopping --curves CURVES.parquet --order random --episodes 300 --json
+    python -m bench.stopping --curves CURVES.parquet --order improving --history EARLIER.parquet --json
+    python -m bench.stopping --curves CURVES.parquet --order random --split 4 --json     # cross-validated by group
+
+The protocol is in docs/stopping.md. Curves are a parquet file (group, run_id, time_s, train_loss, val_loss) or a campaign's
+memory (DuckDB). Shapes: R runs, L = 19 looks at 1/20 … 19/20 of a run's time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arl_core.selfeval.curve import Curve, levels
+from arl_core.selfeval.forecast import FIRST_LOOK, PAST
+from arl_core.selfeval.judge import prepare
+from arl_core.selfeval.naive import power_law
+from arl_core.selfeval.snapshot import PastRun, Snapshot
+
+LOOKS = tuple(k / 20 for k in range(1, 20))
+RULES = ("none", "naive", "median", "hyperband", "ours")
+ALPHAS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+EPISODE_RUNS, WHOLE_RUNS = 60, 4
+LOST_NATS = 0.003  # a kept best that is worse by more has been lost
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recorded run, everything that a rule may need at each look worked out once."""
+
+    group: str
+    final: float
+    past: PastRun
+    level_LP: np.ndarray  # levels now and at the shares PAST of the elapsed time
+    last_L: np.ndarray  # the last loss seen, as optuna's pruners are told it; NaN before any
+    naive_L: np.ndarray  # the paper's forecast; NaN where it has too few points
+
+
+def load(path: Path) -> list[Run]:
+    """Read recorded runs, sorted by group and name. ValueError when none has a final result."""
+    import duckdb
+
+    rows = duckdb.sql(
+        f"""select "group", run_id, time_s, train_loss, val_loss from read_parquet('{str(path).replace("'", "''")}')
+        order by 1, 2, 3, step"""
+    ).fetchall()
+    points: dict[tuple[str, str], list[tuple[float, float, bool]]] = {}
+    for group, run_id, time_s, train_loss, val_loss in rows:
+        run = points.setdefault((group, run_id), [])
+        run += [(time_s, loss, held) for loss, held in ((train_loss, False), (val_loss, True)) if loss is not None]
+    runs = [_run(group, np.array(run, dtype=np.float64)) for (group, _), run in points.items()]
+    if not runs:
+        raise ValueError(f"no run in {path}")
+    return runs
+
+
+def _run(group: str, point_N3: np.ndarray) -> Run:
+    time_s, loss, held_out = point_N3[:, 0], point_N3[:, 1], point_N3[:, 2] > 0
+    curve = Curve.from_points(time_s / time_s.max(), loss, held_out)
+    final = float(loss[held_out][-1])
+    last_L, naive_L = np.full(len(LOOKS), np.nan), np.full(len(LOOKS), np.nan)
+    for k, look in enumerate(LOOKS):
+        seen = curve.until(look)
+        shown = seen.loss_N[seen.held_out_N] if seen.held_out_N.any() else seen.loss_N
+        last_L[k] = shown[-1] if len(shown) else np.nan
+        forecast = power_law(seen)
+        naive_L[k] = np.nan if forecast is None else forecast
+    level_LP = np.array([levels(curve.until(f), np.array([f, *(f * share for share in PAST)])) for f in LOOKS])
+    return Run(group, final, PastRun.from_curve(curve, final, group), level_LP, last_L, naive_L)
+
+
+def draw(runs: Sequence[Run], order: str, episodes: int, seed: int) -> list[np.ndarray]:
+    """Draw the episodes: which runs, in which order. ValueError with fewer runs than an episode has."""
+    if len(runs) < EPISODE_RUNS:
+        raise ValueError(f"an episode draws {EPISODE_RUNS} runs, the file has {len(runs)}")
+    rng = np.random.default_rng(seed)
+    final_R = np.array([run.final for run in runs])
+    drawn = []
+    for _ in range(episodes):
+        index = rng.choice(len(runs), EPISODE_RUNS, replace=False)
+        if order == "improving":
+            rank = np.empty(EPISODE_RUNS)
+            rank[np.argsort(-final_R[index], kind="stable")] = np.arange(EPISODE_RUNS)
+            index = index[np.argsort(rank + rng.normal(0, 0.35 * EPISODE_RUNS, EPISODE_RUNS), kind="stable")]
+        drawn.append(index)
+    return drawn
+
+
+# A rule is told of each episode's start and gives back: stop(run, look index, completed runs) -> bool
+Stop = Callable[[Run, int, list[Run]], bool]
+
+
+def rule_none() -> Stop:
+    return lambda run, look, completed: False
+
+
+def rule_naive() -> Stop:
+    return lambda run, look, completed: bool(run.naive_L[look] > min(r.final for r in completed))
+
+
+def rule_optuna(kind: str, episode: int) -> Stop:
+    """Ask optuna's MedianPruner or HyperbandPruner, telling it the last loss at each look."""
+    import optuna
+
+    optuna.logging.set_verbosity(logging.ERROR)
+    pruners = {
+        "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=WHOLE_RUNS, n_warmup_steps=0),
+        "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=20, reduction_factor=3),
+    }
+    study = optuna.create_study(pruner=pruners[kind](), sampler=optuna.samplers.RandomSampler(0), study_name=f"e{episode}")
+    state: dict[str, Any] = {"run": None, "trial": None, "told": 0}
+
+    def tell(run: Run) -> None:
+        trial = study.ask()
+        for k, loss in enumerate(run.last_L):
+            if np.isfinite(loss):
+                trial.report(float(loss), k + 1)
+        study.tell(trial, run.final)
+
+    def stop(run: Run, look: int, completed: list[Run]) -> bool:
+        while state["told"] < len(completed):
+            if completed[state["told"]] is state["run"]:
+                study.tell(state["trial"], state["run"].final)
+            else:
+                tell(completed[state["told"]])
+            state["told"] += 1
+        if state["run"] is not run:
+            state["run"], state["trial"] = run, study.ask()
+        if np.isfinite(run.last_L[look]):
+            state["trial"].report(float(run.last_L[look]), look + 1)
+        pruned = bool(state["trial"].should_prune())
+        if pruned:
+            study.tell(state["trial"], state=optuna.trial.TrialState.PRUNED)
+        return pruned
+
+    return stop
+
+
+def rule_ours(alpha: float, history: tuple[PastRun, ...]) -> Stop:
+    """The verdict of arl_core.selfeval; a forecaster is fitted whenever a run has completed."""
+    fitted: dict[int, Any] = {}
+
+    def stop(run: Run, look: int, completed: list[Run]) -> bool:
+        if LOOKS[look] < FIRST_LOOK:
+            return False
+        if len(completed) not in fitted:
+            runs = [*history, *(r.past for r in completed)]
+            fitted[len(completed)] = prepare(Snapshot.build(runs, loss_scale=1.0, alpha=alpha, checks=LOOKS))
+        forecaster = fitted[len(completed)]
+        return bool(forecaster.outlook_of(run.level_LP[look], LOOKS[look]).p_tie < forecaster.level)
+
+    return stop
+
+
+def play(runs: Sequence[Run], stop: Stop) -> tuple[float, float, int, int]:
+    """Run one episode. Returns (full-run equivalents spent, regret in nats, improving runs met, improving runs stopped)."""
+    completed: list[Run] = []
+    spent, best, improving, killed = 0.0, np.inf, 0, 0
+    for n, run in enumerate(runs):
+        looks = range(len(LOOKS)) if n >= WHOLE_RUNS else ()
+        stopped_at = next((LOOKS[k] for k in looks if stop(run, k, completed)), None)
+        improving += n >= WHOLE_RUNS and run.final < best
+        killed += stopped_at is not None and run.final < best
+        spent += stopped_at or 1.0
+        if stopped_at is None:
+            completed.append(run)
+            best = min(best, run.final)
+    return spent, best - min(run.final for run in runs), improving, killed
+
+
+def measure(runs: Sequence[Run], episodes: list[np.ndarray], make: Callable[[int], Stop]) -> dict[str, float]:
+    """Replay a rule over all episodes. false_kill is the share of improving runs that were stopped."""
+    played = np.array([play([runs[k] for k in index], make(e)) for e, index in enumerate(episodes)])
+    return {
+        "throughput": round(float((EPISODE_RUNS / played[:, 0]).mean()), 4),
+        "best_lost": round(float((played[:, 1] > LOST_NATS).mean()), 4),
+        "regret": round(float(played[:, 1].mean()), 6),
+        "false_kill": round(float(played[:, 3].sum() / max(played[:, 2].sum(), 1)), 4),
+    }
+
+
+def oracle(runs: Sequence[Run], episodes: list[np.ndarray]) -> dict[str, float]:
+    """Give the throughput of who knows the finals but may act only at one fraction: the ceiling."""
+    whole_E = []
+    for index in episodes:
+        final = np.array([runs[k].final for k in index])
+        best_before = np.concatenate([[np.inf], np.minimum.accumulate(final)[:-1]])
+        whole_E.append(int(((np.arange(len(final)) < WHOLE_RUNS) | (final < best_before)).sum()))
+    whole = np.array(whole_E)
+    return {
+        f"{f:.2f}": round(float((EPISODE_RUNS / (whole + (EPISODE_RUNS - whole) * f)).mean()), 4) for f in LOOKS
+    }
+
+
+def maker(rule: str, alpha: float, history: tuple[PastRun, ...]) -> Callable[[int], Stop]:
+    if rule == "ours":
+        return lambda episode: rule_ours(alpha, history)
+    if rule in ("median", "hyperband"):
+        return lambda episode: rule_optuna(rule, episode)
+    return lambda episode: {"none": rule_none, "naive": rule_naive}[rule]()

@@ -7,6 +7,7 @@ Any field can be overridden by its dotted name: `--set policy.learning_rate=1e-5
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import tomllib
@@ -69,7 +70,7 @@ class RewardSettings(Settings):
 class StoppingSettings(Settings):
     """When the supervisor ends a hopeless run."""
 
-    rule: Literal["ours", "naive", "median", "none"] = Field("ours", description="which verdict is asked at each check")
+    rule: Literal["ours", "naive", "none"] = Field("ours", description="which verdict is asked at each check")
     alpha: float = Field(
         0.03, gt=0, lt=0.5, description="most probability of killing a run that would have become the best, over all its checks"
     )
@@ -120,7 +121,13 @@ def load_config(preset: str, overrides: Mapping[str, Any] | None = None) -> Camp
     except FrozenEnvError as error:
         raise ConfigError(f"preset {preset!r}: {error}") from error
     data = {"preset": preset, **data, "environment": frozen["environment"], "target": frozen["target"]}
-    for key, value in (overrides or {}).items():
+    return override(data, overrides or {})
+
+
+def override(data: dict[str, Any], overrides: Mapping[str, Any]) -> CampaignConfig:
+    """Return plain settings with dotted overrides applied. Raises ConfigError as load_config does."""
+    data = copy.deepcopy(data)
+    for key, value in overrides.items():
         _set(data, key, value)
     return _validated(data)
 

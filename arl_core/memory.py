@@ -99,6 +99,13 @@ class Memory:
         with self._open() as db:
             self._check_schema(db)
 
+    def close(self) -> None:
+        """Let the engine go; the next method makes a new one. Nothing is lost without it: the file is shut already."""
+        with self._lock:
+            if self._engine is not None and self._engine_pid == os.getpid():
+                self._engine.close()
+            self._engine, self._engine_pid = None, 0
+
     # --- campaigns ----------------------------------------------------------------------------------------------------
 
     def create_campaign(self, campaign: Campaign) -> None:

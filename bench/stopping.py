@@ -14,7 +14,7 @@ import argparse
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from arl_core.selfeval.curve import Curve, levels
 from arl_core.selfeval.forecast import FIRST_LOOK, PAST
 from arl_core.selfeval.judge import prepare
 from arl_core.selfeval.naive import power_law
-from arl_core.selfeval.snapshot import PastRun, Snapshot
+from arl_core.selfeval.snapshot import DEFAULT_ALPHA, PastRun, Snapshot
 
 LOOKS = tuple(k / 20 for k in range(1, 20))
 RULES = ("none", "naive", "median", "hyperband", "ours")
@@ -207,3 +207,86 @@ def maker(rule: str, alpha: float, history: tuple[PastRun, ...]) -> Callable[[in
     if rule in ("median", "hyperband"):
         return lambda episode: rule_optuna(rule, episode)
     return lambda episode: {"none": rule_none, "naive": rule_naive}[rule]()
+
+
+def replay(
+    runs: Sequence[Run], order: str, episodes: int, seed: int, alpha: float, history: tuple[PastRun, ...], alphas: Sequence[float]
+) -> dict[str, Any]:
+    """Measure every rule, the frontier over alpha and the oracle on one set of runs."""
+    drawn = draw(runs, order, episodes, seed)
+    rules = {rule: measure(runs, drawn, maker(rule, alpha, history)) for rule in RULES}
+    frontier = []
+    for a in alphas:
+        got = rules["ours"] if a == alpha else measure(runs, drawn, maker("ours", a, history))
+        frontier.append([a, got["throughput"], got["best_lost"], got["regret"]])
+    return {"rules": rules, "frontier": frontier, "oracle": oracle(runs, drawn)}
+
+
+def earlier(history: Sequence[Run], curves: Sequence[Run]) -> tuple[PastRun, ...]:
+    """Turn another file's runs into earlier campaigns; groups that the curves hold are dropped: no run is recognised."""
+    groups = {run.group for run in curves}
+    return tuple(replace(run.past, own=False) for run in history if run.group not in groups)
+
+
+def split_by_group(runs: Sequence[Run], seed: int) -> tuple[list[Run], list[Run]]:
+    """Split into two halves that share no group."""
+    groups = sorted({run.group for run in runs})
+    np.random.default_rng(seed).shuffle(groups)
+    first: set[str] = set()
+    for group in groups:
+        if sum(run.group in first for run in runs) < len(runs) / 2:
+            first.add(group)
+    return [r for r in runs if r.group in first], [r for r in runs if r.group not in first]
+
+
+def mean(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Average equal-shaped results, leaf by leaf."""
+    first = results[0]
+    if isinstance(first, dict):
+        return {key: mean([r[key] for r in results]) for key in first}
+    if isinstance(first, list):
+        return [mean([r[k] for r in results]) for k in range(len(first))]  # type: ignore[return-value]
+    return round(float(np.mean(results)), 6)  # type: ignore[return-value, arg-type]
+
+
+def cross_validate(args: argparse.Namespace, runs: Sequence[Run], alphas: Sequence[float]) -> dict[str, Any]:
+    """Replay on both halves of `split` random splits by group, the other half being the history if `cross_history`."""
+    results = []
+    for k in range(args.split):
+        halves = split_by_group(runs, args.seed + k)
+        for curves, other in (halves, halves[::-1]):
+            history = earlier(other, curves) if args.cross_history else ()
+            results.append(replay(curves, args.order, args.episodes, args.seed + k, args.alpha, history, alphas))
+    return {**mean(results), "halves": [{rule: r["rules"][rule] for rule in RULES} for r in results]}
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(prog="python -m bench.stopping", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--curves", type=Path, required=True, help="parquet of curves, or a campaign's memory.duckdb")
+    parser.add_argument("--history", type=Path, help="curves of earlier campaigns; groups of --curves are dropped from it")
+    parser.add_argument("--order", choices=("random", "improving"), default="random")
+    parser.add_argument("--episodes", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--alpha", type=float, default=DEFAULT_ALPHA, help="promised false-kill rate of `ours`")
+    parser.add_argument("--alphas", default=",".join(map(str, ALPHAS)), help="the frontier")
+    parser.add_argument("--split", type=int, default=0, help="cross-validate on so many random halvings by group")
+    parser.add_argument("--cross-history", action="store_true", help="with --split: the other half is the history")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    args = parser.parse_args(argv)
+    alphas = [float(a) for a in args.alphas.split(",") if a]
+    runs = load(args.curves)
+    if args.split:
+        result = cross_validate(args, runs, alphas)
+    else:
+        history = earlier(load(args.history), runs) if args.history else ()
+        result = replay(runs, args.order, args.episodes, args.seed, args.alpha, history, alphas)
+        result["history_runs"] = len(history)
+    if not args.json:
+        for rule, got in result["rules"].items():
+            print(f"{rule:10s} " + "  ".join(f"{name} {value:g}" for name, value in got.items()))
+    print(json.dumps(result))
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,8 @@ python -m flows.research --preset embedded --set environment.budget_s=10 --set s
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -16,13 +18,12 @@ from typing import Any
 
 from flows import surroundings  # sets Prefect's and MLflow's surroundings; must come before them
 from prefect import flow
-from prefect.cache_policies import NO_CACHE
 
 from arl_core.config import CampaignConfig, load_config, parse_overrides, preset_names
 from arl_core.outcome import Outcome, settle
 from arl_core.records import Experiment, source_hash, utc_now
-from arl_core.verdicts import stopping_snapshot
-from flows.session import Session, open_session, read_source, resumed_config
+from arl_core.stopping import stopping_snapshot
+from flows.session import Session, open_session, resumed_config
 from flows.summary import print_summary
 from frozen_env.contract import Cause, ResearchError, RunResult, Status
 from tasks.commit import commit
@@ -30,7 +31,6 @@ from tasks.patch import Patch, patch
 from tasks.prompt import make_prompt
 from tasks.propose import propose
 from tasks.reward import make_reward
-from tasks.track import track
 from tasks.train import train
 from tasks.update import checkpoint, update
 
@@ -44,19 +44,42 @@ def research(
 ) -> dict[str, Any]:
     """Run a campaign to its last iteration and return its id, its best value and the experiments by status.
 
-    `settings` are dotted overrides, e.g. {"environment.budget_s": 20}. `resume` is a campaign id or "latest"; its own
-    settings then hold, except `iterations`.
+    `settings` are dotted overrides, e.g. {"environment.budget_s": 20}. `resume` is a campaign id or "latest": its own
+    settings then hold, and those that would make its experiments incomparable cannot be overridden.
     """
     overrides = dict(settings or {}) | ({} if iterations is None else {"iterations": iterations})
     config = load_config(preset, overrides)
     if resume:
-        config = resumed_config(config, resume)
-    with open_session(config, resume) as session:
-        for index in range(session.memory.next_index(session.campaign.id), config.iterations + 1):
+        config = resumed_config(config.memory, resume, overrides)
+    with open_session(config, resume) as session, _tracked(session):
+        first = session.memory.next_index(session.campaign.id)
+        for index in range(first, config.iterations + 1):
             session.display.begin(index, config.iterations)
             experiment = run_seed(session) if index == 0 else run_iteration(session, index)
             session.display.settled(experiment, session.memory.incumbent(session.campaign.id))
     return print_summary(session.memory, session.campaign.id, session.folder)
+
+
+@contextmanager
+def _tracked(session: Session) -> Iterator[None]:
+    """Open MLflow in the background, and bring it in line with the memory at the end, however that comes."""
+    if not session.config.tracking:
+        yield
+        return
+    from tasks.track import prepare, track_campaign
+
+    prepare(session.runs_folder)
+    status = "failed"
+    try:
+        yield
+        status = "finished"
+    except (KeyboardInterrupt, SystemExit):
+        status = "interrupted"
+        raise
+    finally:
+        session.display.phase("bringing MLflow in line")
+        campaign = dataclasses.replace(session.campaign, status=status)
+        track_campaign(campaign, session.memory.experiments(campaign.id), session.folder)
 
 
 def run_seed(session: Session) -> Experiment:
@@ -90,7 +113,7 @@ def run_iteration(session: Session, index: int) -> Experiment:
     with costs.timed("propose"):
         rollout = propose(policy, prompt.text, incumbent.source, seed_of(config, index))
     with costs.timed("patch"):
-        edit = patch(incumbent.source, rollout.completion, config, session.memory)
+        edit = patch(incumbent.source, rollout.completion, config.edit, session.memory, campaign.id)
     display.candidate(edit.summary or edit.reason)
     result = _train(session, edit.source, index, costs) if edit.runs else None
     outcome = settle(result, incumbent.value, campaign.direction) if result else _refused(edit)
@@ -197,6 +220,8 @@ def _remember(session: Session, experiment: Experiment) -> None:
     commit(session.memory, experiment, session.state())
     keep = session.config.keep_weights or experiment.status is Status.KEPT
     if session.config.tracking:
+        from tasks.track import track  # MLflow takes seconds to import
+
         track(session.campaign, experiment, session.folder)
     session.tidy(experiment, keep)
 
@@ -228,6 +253,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", metavar="ID", help='go on with a campaign: its id, or "latest"')
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting; see docs/settings.md")
     options = parser.parse_args(arguments)
+    # A failed flow's traceback belongs in a worker's log; here one clear line says what happened.
+    logging.getLogger("prefect").setLevel(logging.CRITICAL)
     try:
         research(options.preset, options.iterations, options.resume, parse_overrides(options.set))
     except ResearchError as error:

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from arl_core.config import CampaignConfig
+from arl_core.config import CampaignConfig, override
 from arl_core.errors import ConfigError, PolicyError
 from arl_core.memory import STATES_KEPT, Memory, campaign_lock
 from arl_core.records import Campaign, Experiment, State, utc_now
@@ -28,7 +28,8 @@ from frozen_env.fetch import data_dir
 from frozen_env.runtime.supervisor import Host
 
 if TYPE_CHECKING:
-    from arl_core.policy import Policy, Rollout
+    from arl_core.policy.policy import Policy
+    from arl_core.policy.rollout import Rollout
 
 ROOT = Path(__file__).resolve().parents[1]
 MIN_FREE_MB = 512  # a candidate's weights, a policy checkpoint and logs
@@ -55,13 +56,18 @@ class Session:
     def policy_folder(self) -> Path:
         return self.folder / "policy"
 
+    @property
+    def runs_folder(self) -> Path:
+        """mlruns/: the memory, MLflow's store, one folder per campaign."""
+        return self.folder.parent.parent
+
     def place(self, index: int) -> Path:
         return self.folder / f"experiment_{index:05d}"
 
     def policy(self) -> Policy:
         """The policy, loaded at first use: experiment 0 needs none."""
         if self._policy is None:
-            from arl_core.policy import Policy
+            from arl_core.policy.policy import Policy
 
             self.display.phase("loading the policy")
             self._policy = Policy.load(self.config.policy, data_dir(), self.display.say)
@@ -119,6 +125,7 @@ def open_session(config: CampaignConfig, resume: str | None) -> Iterator[Session
         stack.callback(host.close)
         host.start()  # it warms up while the memory is opened
         memory = Memory(memory_path)
+        stack.callback(memory.close)
         host.wait_ready()
         campaign = resumed(memory, resume, host, config) if resume else new_campaign(memory, host, config)
         folder = memory_path.parent / "campaigns" / campaign.id
@@ -175,11 +182,18 @@ def resumed(memory: Memory, resume: str, host: Host, config: CampaignConfig) -> 
     return campaign
 
 
-def resumed_config(config: CampaignConfig, resume: str) -> CampaignConfig:
-    """The settings that a campaign began with; only its number of iterations is taken from now."""
-    memory_path = ROOT / config.memory
-    recorded = Memory(memory_path, read_only=True).get_campaign(resume).config
-    return CampaignConfig.from_json({**recorded, "iterations": config.iterations})
+def resumed_config(memory_path: str, resume: str, overrides: dict[str, Any]) -> CampaignConfig:
+    """The settings that a campaign began with, with those that may change on the way overridden.
+
+    Raises ConfigError for one that would make its experiments incomparable.
+    """
+    fixed = ("environment.", "target.", "seed", "source", "memory")
+    for key in overrides:
+        if key.startswith(fixed):
+            raise ConfigError(f"{key} cannot change in a resumed campaign: its experiments would not compare; start a new one")
+    with contextlib.closing(Memory(ROOT / memory_path, read_only=True)) as memory:
+        recorded = memory.get_campaign(resume).config
+    return override(recorded, overrides)
 
 
 def check_disk(folder: Path) -> None:
@@ -206,7 +220,7 @@ def pack_rollouts(pending: Sequence[tuple[Rollout, float]]) -> bytes:
 def unpack_rollouts(blob: bytes) -> list[tuple[Rollout, float]]:
     if not blob:
         return []
-    from arl_core.policy import Rollout
+    from arl_core.policy.rollout import Rollout
 
     with zipfile.ZipFile(io.BytesIO(blob)) as archive:
         rewards = json.loads(archive.read("rewards.json"))

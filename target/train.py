@@ -4,7 +4,7 @@ Legend: B rows, T positions, D width, H heads, K head size, V token ids.
 """
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import frozen_env as env
@@ -18,24 +18,24 @@ ROPE_BASE = 10000.0  # longest rotary wavelength, in positions / 2 pi
 EMBED_STD = 1.0  # spread of the token embedding at the start
 HEAD_STD = 0.001  # spread of the output head at the start
 
-# --- optimiser ---
+# --- data ---
 BATCH_ROWS = 40  # rows of text per step
-MUON_LR = 2e-3  # peak learning rate of the matrices
-MUON_WD = 0.1  # weight decay of the matrices
-MUON_MOMENTUM = 0.95  # memory of past gradients
-MUON_STEPS = 5  # Newton-Schulz iterations
-EMBED_LR = 0.2  # peak learning rate of the token embedding
-HEAD_LR = 4e-3  # peak learning rate of the output head
-OTHER_LR = 1e-2  # peak learning rate of all other parameters
-ADAM_BETAS = (0.8, 0.95)  # memory of gradients and of their squares
-ADAM_WD = 0.0  # weight decay of what AdamW trains
-CLIP_NORM = 1.0  # largest norm of the whole gradient
 
-# --- schedule, in shares of the time budget ---
+# --- optimiser ---
+EMBED_LR = 0.2  # peak learning rate of the token embedding, at width 768
+HEAD_LR = 4e-3  # peak learning rate of the output head, at width 768
+OTHER_LR = 1e-2  # peak learning rate of parameters that are none of these
+ADAM_BETAS = (0.8, 0.95)  # memory of gradients and of their squares
+MUON_LR = 2e-3  # peak learning rate of the matrices inside blocks
+MUON_WD = 0.1  # weight decay of the matrices inside blocks
+MUON_MOMENTUM = 0.95  # memory of gradients in Muon
+MUON_STEPS = 5  # Newton-Schulz iterations
+
+# --- schedule: WARMUP and WARMDOWN are shares of the time budget ---
 WARMUP = 0.01  # learning rates rise from zero
 WARMDOWN = 0.5  # learning rates fall at the end
 FINAL_LR = 0.0  # share of the peak that is left at the end
-REPORT_EVERY = 1  # steps between two reports
+CLIP_NORM = 1.0  # largest norm of the whole gradient
 
 
 def norm(x):
@@ -176,9 +176,7 @@ def build_optimizers(model):
         {"params": [model.head.weight], "lr": HEAD_LR * (WIDTH / 768) ** -0.5},
         {"params": others, "lr": OTHER_LR},
     ]
-    adamw = torch.optim.AdamW(
-        groups, betas=ADAM_BETAS, eps=1e-10, weight_decay=ADAM_WD, fused=True
-    )
+    adamw = torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=1e-10, weight_decay=0.0, fused=True)
     muon = Muon(matrices, lr=MUON_LR, weight_decay=MUON_WD)
     for group in adamw.param_groups + muon.param_groups:
         group["peak_lr"] = group["lr"]
@@ -233,7 +231,7 @@ def train(model):
         loss.backward()
         update(model, optimizers, progress)
         inputs_BT, targets_BT = env.next_batch(BATCH_ROWS)
-        if previous is not None and step % REPORT_EVERY == 0:
+        if previous is not None:
             env.report(step, previous.item(), MUON_LR * lr_share(progress))
         previous = loss.detach()
         step += 1

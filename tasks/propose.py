@@ -9,7 +9,8 @@ from prefect import task
 from tasks import ONCE
 
 if TYPE_CHECKING:
-    from arl_core.policy import Policy, Rollout
+    from arl_core.policy.policy import Policy
+    from arl_core.policy.rollout import Rollout
 
 
 @task(name="propose", **ONCE)

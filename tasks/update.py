@@ -12,7 +12,8 @@ from prefect import task
 from tasks import ONCE
 
 if TYPE_CHECKING:
-    from arl_core.policy import Policy, Rollout
+    from arl_core.policy.policy import Policy
+    from arl_core.policy.rollout import Rollout
 
 CHECKPOINTS_KEPT = 3  # the memory keeps as many states, so a torn checkpoint can fall back
 

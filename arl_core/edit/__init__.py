@@ -1,6 +1,6 @@
 """An edit of the one file: two doors, one result.
 
-The policy's door is apply_completion(): SEARCH/REPLACE blocks, exact. The outsider's is apply_diff(): a unified diff from
+The policy's door is apply_completion(): SEARCH/REPLACE blocks. The outsider's is apply_diff(): a unified diff from
 another model or a person, read tolerantly, its repairs recorded. Behind both stand the same strict rules and the same
 AppliedEdit: the new source, and a canonical git-style diff that unidiff has parsed and that was applied to make it.
 Everything that cannot be done is an EditRejected with a stable code (the table is in rules.py).

@@ -6,8 +6,8 @@
     MUON_LR = 2.8e-3  # peak learning rate of the matrices
     >>>>>>> REPLACE
 
-Each marker is a whole line. SEARCH is a run of whole lines that stands exactly once in the source; several blocks apply in
-turn, each to what the one before left. An empty REPLACE deletes. Text around the blocks is talk and ignored.
+Each marker is a whole line. SEARCH is a run of whole lines that stands exactly once in the source; several blocks apply
+in turn, each to what the one before left. An empty REPLACE deletes. Text around the blocks is talk and ignored.
 """
 
 from __future__ import annotations

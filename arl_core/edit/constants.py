@@ -1,7 +1,7 @@
 """The UPPERCASE constants of a source: read, compared, written.
 
-They are the settings of a candidate: assignments at top level, one name each. An edit can do anything; a preset, a table
-of parameters and a replayed campaign speak of these.
+They are the settings of a candidate: assignments at top level, one name each. An edit can do anything; a preset, a
+table of parameters and a replayed campaign speak of these.
 """
 
 from __future__ import annotations
@@ -97,15 +97,26 @@ def write_constants(source: str, values: Mapping[str, Any]) -> str:
 def _nodes(source: str) -> dict[str, list[ast.expr]]:
     """{NAME: the expressions assigned to it at top level, in order}."""
     found: dict[str, list[ast.expr]] = {}
-    for statement in parse_quietly(source).body:
-        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-            target, value = statement.targets[0], statement.value
+    for statement in constant_statements(parse_quietly(source)):
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+        assert isinstance(target, ast.Name)
+        assert statement.value is not None
+        found.setdefault(target.id, []).append(statement.value)
+    return found
+
+
+def constant_statements(module: ast.Module) -> list[ast.Assign | ast.AnnAssign]:
+    """The statements at top level that give an UPPERCASE name a value."""
+    found: list[ast.Assign | ast.AnnAssign] = []
+    for statement in module.body:
+        if isinstance(statement, ast.Assign):
+            targets: list[ast.expr] = statement.targets
         elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            target, value = statement.target, statement.value
+            targets = [statement.target]
         else:
             continue
-        if isinstance(target, ast.Name) and _NAME.match(target.id):
-            found.setdefault(target.id, []).append(value)
+        if len(targets) == 1 and isinstance(targets[0], ast.Name) and _NAME.match(targets[0].id):
+            found.append(statement)
     return found
 
 

@@ -30,8 +30,8 @@ def canonical_diff(old: str, new: str, path: str = "target/train.py") -> str:
 def apply_exactly(source: str, diff: str) -> str:
     """Return source with a diff of one file applied; every line and count must be right.
 
-    EditRejected bad_diff when it is no well-formed diff of one file, no_hunks when it holds none, context_not_found when
-    a hunk does not say what the source says at that line.
+    EditRejected bad_diff when it is no well-formed diff of one file, no_hunks when it holds none, context_not_found
+    when a hunk does not say what the source says at that line.
     """
     try:
         patch = unidiff.PatchSet(diff)

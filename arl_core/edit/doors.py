@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from arl_core.edit.blocks import parse_blocks, place_blocks
@@ -34,10 +35,8 @@ def apply_diff(source: str, diff: str, rules: Rules = DEFAULT_RULES) -> AppliedE
     repairs += more
     new = None
     if not repairs:
-        try:
+        with contextlib.suppress(EditRejected):  # the line numbers are wrong, then
             new = apply_exactly(source, diff)
-        except EditRejected:
-            pass  # the line numbers are wrong, then
     if new is None:
         new, more = place_hunks(source, hunks)
         repairs += more

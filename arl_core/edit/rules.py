@@ -1,7 +1,7 @@
 """The strict rules that every edit obeys, whichever door it came through.
 
-They keep honest edits honest and cheap to refuse; they are no wall. The sandbox is: a candidate that reaches the network
-through an allowed module finds none.
+They keep honest edits honest and cheap to refuse; they are no wall. The sandbox is: a candidate that reaches for the
+network through an allowed module finds none.
 
 Codes of EditRejected, stable for statistics:
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 import ast
 import difflib
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 
 from arl_core.errors import EditRejected
@@ -36,16 +37,15 @@ ALLOWED_IMPORTS = (
     "collections",
     "itertools",
     "contextlib",
-    "__future__",
 )
 _HARMLESS = ("__future__",)  # changes how the file is read, reaches nothing
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What an edit may do. The first three are a campaign's settings (arl_core.config.EditSettings has the same names)."""
+    """What an edit may do. The first three are a campaign's settings, of the same names in arl_core.config."""
 
-    allowed_imports: tuple[str, ...] = ALLOWED_IMPORTS  # top-level modules; what the file imports already is allowed too
+    allowed_imports: tuple[str, ...] = ALLOWED_IMPORTS  # top-level; what the file imports already is allowed too
     max_source_kb: int = 64  # of the edited file; a diff or a completion may be four times that
     max_changed_lines: int = 200  # added plus removed
     max_line_chars: int = 1000
@@ -62,11 +62,14 @@ def check_text(text: str, limit_kb: int, max_line_chars: int, what: str) -> None
         raise EditRejected("too_large", f"{what} has {len(text) / 1024:.0f} KB, {limit_kb} are allowed")
     for number, line in enumerate(text.split("\n"), start=1):
         if len(line) > max_line_chars:
-            raise EditRejected("long_line", f"line {number} of {what} has {len(line)} characters, {max_line_chars} allowed")
+            size = f"{len(line)} characters, {max_line_chars} are allowed"
+            raise EditRejected("long_line", f"line {number} of {what} has {size}")
+        if line.isascii() and line.replace("\t", " ").isprintable():
+            continue
         for char in line:
             # C: control, format (bidirectional tricks), surrogate, private; Zl and Zp end a line for some readers only
             if char != "\t" and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
-                raise EditRejected("control_character", f"line {number} of {what} holds the character {ascii(char)}")
+                raise EditRejected("control_character", f"line {number} of {what} holds the character {char!a}")
 
 
 def check_source(old: str, new: str, rules: Rules = DEFAULT_RULES) -> None:
@@ -76,9 +79,9 @@ def check_source(old: str, new: str, rules: Rules = DEFAULT_RULES) -> None:
     if not new.strip():
         raise EditRejected("empty_result", "nothing is left of the file")
     check_text(new, rules.max_source_kb, rules.max_line_chars, "the edited file")
-    changed = count_changes(old, new)
-    if changed > rules.max_changed_lines:
-        raise EditRejected("too_many_changes", f"{changed} lines added or removed, {rules.max_changed_lines} are allowed")
+    changed, allowed = count_changes(old, new, rules.max_changed_lines), rules.max_changed_lines
+    if changed > allowed:
+        raise EditRejected("too_many_changes", f"{changed} lines added or removed, {allowed} are allowed")
     tree = _compiled(new)
     _check_imports(tree, old, rules)
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
@@ -87,9 +90,14 @@ def check_source(old: str, new: str, rules: Rules = DEFAULT_RULES) -> None:
             raise EditRejected("missing_definition", f"{name} is no longer defined at top level")
 
 
-def count_changes(old: str, new: str) -> int:
-    """Return lines added plus lines removed."""
-    matcher = difflib.SequenceMatcher(None, old.split("\n"), new.split("\n"))
+def count_changes(old: str, new: str, enough: int) -> int:
+    """Return lines added plus lines removed; at least a lower bound of it once that is more than `enough`."""
+    before, after = old.split("\n"), new.split("\n")
+    had, has = Counter(before), Counter(after)
+    least = (had - has).total() + (has - had).total()
+    if least > enough:  # a hostile megabyte must not reach difflib, which is quadratic
+        return least
+    matcher = difflib.SequenceMatcher(None, before, after)
     return sum((i2 - i1) + (j2 - j1) for tag, i1, i2, j1, j2 in matcher.get_opcodes() if tag != "equal")
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import difflib
 
-from arl_core.edit.constants import changed_constants
+from arl_core.edit.constants import changed_constants, constant_statements
 from arl_core.edit.places import split_lines
 from arl_core.records import one_line, parse_quietly, source_hash
 
 _SPOT_CHARS = 48  # of a line quoted from the source
+_CONSTANT = "="  # the home of lines that assign a constant
 
 
 def summarise(old: str, new: str, limit: int = 120) -> str:
@@ -25,10 +26,10 @@ def summarise(old: str, new: str, limit: int = 120) -> str:
         f"{name}: {_short(was) if was else 'none'} → {_short(becomes) if becomes else 'none'}"
         for name, (was, becomes) in changed_constants(old, new).items()
     ]
-    return one_line("; ".join([*parts, *_touched(old, new, constants=bool(parts))]), limit)
+    return one_line("; ".join([*parts, *_touched(old, new)]), limit)
 
 
-def _touched(old: str, new: str, constants: bool) -> list[str]:
+def _touched(old: str, new: str) -> list[str]:
     """One phrase per function or class in which lines changed, in order; the lines of constants are told already."""
     before, after = _homes(old), _homes(new)
     old_lines, new_lines = split_lines(old), split_lines(new)
@@ -40,7 +41,7 @@ def _touched(old: str, new: str, constants: bool) -> list[str]:
         if was is None and becomes is None:
             continue  # comments and blank lines
         home = after.get(becomes, "") if becomes is not None else before.get(was or 0, "")
-        if home in phrases or (not home and constants):
+        if home in phrases or home == _CONSTANT:
             continue
         if home and home not in before.values():
             phrases[home] = f"adds {home}"
@@ -74,18 +75,23 @@ def _homes(source: str) -> dict[int, str]:
     """{line index: dotted name of the innermost function or class around it}; {} when the source does not parse."""
     homes: dict[int, str] = {}
 
+    def mark(node: ast.stmt, first: int, name: str) -> None:
+        for line in range(first - 1, node.end_lineno or node.lineno):
+            homes[line] = name
+
     def visit(node: ast.AST, name: str) -> None:
         for child in ast.iter_child_nodes(node):
             inner = name
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 inner = f"{name}.{child.name}" if name else child.name
-                first = min([child.lineno, *(d.lineno for d in child.decorator_list)])
-                for line in range(first - 1, child.end_lineno or child.lineno):
-                    homes[line] = inner
+                mark(child, min([child.lineno, *(d.lineno for d in child.decorator_list)]), inner)
             visit(child, inner)
 
     try:
-        visit(parse_quietly(source), "")
+        module = parse_quietly(source)
+        visit(module, "")
+        for statement in constant_statements(module):
+            mark(statement, statement.lineno, _CONSTANT)
     except (SyntaxError, RecursionError):
         return {}
     return homes

@@ -7,6 +7,7 @@ trailing whitespace. Refused: anything but changed lines of the one file.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Hunk:
     start: int | None
     counts: tuple[int, int] | None
     body: list[str] = field(default_factory=list)  # each line with its sign
+    lost_space: set[int] = field(default_factory=set)  # body lines whose sign was missing
 
     @property
     def old(self) -> list[str]:
@@ -61,18 +63,16 @@ def read_diff(text: str, source: str, path: str) -> tuple[list[Hunk], list[str]]
             skip = False
             continue
         following = [*lines[i + 1 : i + 3], "", ""]
-        if line.startswith("@@") and (open_hunk is None or not _expects(open_hunk, line)):
+        if line.startswith("@@"):
             open_hunk = _open_hunk(line, repairs)
             hunks.append(open_hunk)
-        elif line.startswith("--- ") and following[0].startswith("+++ ") and (open_hunk is None or open_hunk.complete):
+        elif _is_header(line, following, open_hunk):
             named += 1
-            for header in (line, following[0]):
-                _check_name(header[4:], path, repairs)
+            _check_name(line, path, repairs)
+            _check_name(following[0], path, repairs)
             open_hunk, skip = None, True
-        elif line.startswith("--- ") and following[0].startswith("+++ ") and following[1].startswith("@@"):
-            raise EditRejected("many_files", "the diff has a second file header where a hunk is not complete")
         elif open_hunk is not None and _belongs(line, open_hunk, known):
-            _add(line, open_hunk, repairs)
+            _add(line, open_hunk)
         else:
             open_hunk = None
             _check_outside(line, bool(hunks), path, repairs)
@@ -98,7 +98,7 @@ def place_hunks(source: str, hunks: list[Hunk]) -> tuple[str, list[str]]:
             repairs.append("line_numbers")
         placed.append((at, at + len(hunk.old), _new_lines(hunk, lines[at : at + len(hunk.old)])))
     placed.sort(key=lambda each: each[:2])
-    for (_, end, _), (start, _, _) in zip(placed, placed[1:], strict=False):
+    for (_, end, _), (start, _, _) in itertools.pairwise(placed):
         if start < end:
             raise EditRejected("overlap", f"two hunks change line {start + 1}")
     for start, end, new in reversed(placed):
@@ -118,28 +118,30 @@ def _open_hunk(line: str, repairs: list[str]) -> Hunk:
     return Hunk(int(found[1]), (old, new))
 
 
-def _expects(hunk: Hunk, line: str) -> bool:
-    """A context line of the source never begins with @@: it has its space."""
-    return False
+def _is_header(line: str, following: list[str], hunk: Hunk | None) -> bool:
+    """Tell a file header from a removed line that begins with "-- "."""
+    if not line.startswith("--- ") or not following[0].startswith("+++ "):
+        return False
+    return hunk is None or hunk.complete or following[1].startswith("@@")
 
 
 def _belongs(line: str, hunk: Hunk, known: set[str]) -> bool:
-    if hunk.complete:
-        return line.startswith("\\")
-    if line[:1] in (" ", "+", "-", "\\"):
+    if hunk.complete and line in ("-- ", "--"):  # the signature of a mailed patch
+        return False
+    if line[:1] in (" ", "+", "-", "\\"):  # also past the told counts, which are often wrong
         return True
-    # A blank context line whose space was trimmed, or one that lost it: a line of the source, to the letter.
+    # A context line that lost its space: blank, or to the letter a line of the source.
     return not line.strip() or line in known
 
 
-def _add(line: str, hunk: Hunk, repairs: list[str]) -> None:
+def _add(line: str, hunk: Hunk) -> None:
     if line.startswith("\\"):
         return  # "no newline at end of file": the source's own ending stands
     if line[:1] in (" ", "+", "-"):
         hunk.body.append(line)
-        return
-    hunk.body.append(" " + line)
-    repairs.append("lost_space")
+    else:
+        hunk.lost_space.add(len(hunk.body))
+        hunk.body.append(" " + line)
 
 
 def _check_outside(line: str, after_a_hunk: bool, path: str, repairs: list[str]) -> None:
@@ -148,10 +150,10 @@ def _check_outside(line: str, after_a_hunk: bool, path: str, repairs: list[str])
         if pattern.match(line):
             raise EditRejected(code, f"the diff {what}: {one_line(line, 80)}")
     if line.startswith("diff --git "):
-        for name in re.findall(r'"?\b[ab]/[^\s"]+|(?<=\s)/\S+|\S*\.\./\S*', line):
-            _check_name(name, path, repairs)
+        for name in line.split()[2:]:
+            _check_name(f"--- {name}", path, repairs)
     elif line.startswith(("--- ", "+++ ")):
-        _check_name(line[4:], path, repairs)
+        _check_name(line, path, repairs)
         repairs.append("missing_header")
     elif line.startswith("```"):
         repairs.append("code_fence")
@@ -161,10 +163,11 @@ def _check_outside(line: str, after_a_hunk: bool, path: str, repairs: list[str])
         repairs.append("talk")
 
 
-def _check_name(name: str, path: str, repairs: list[str]) -> None:
-    name = name.split("\t")[0].strip().strip('"')
+def _check_name(header: str, path: str, repairs: list[str]) -> None:
+    name = header[4:].split("\t")[0].strip().strip('"')
     if name == "/dev/null":
-        raise EditRejected("new_file", "the diff adds or deletes a file (/dev/null)")
+        code = "new_file" if header.startswith("---") else "deleted_file"
+        raise EditRejected(code, "the diff adds or deletes a file (/dev/null)")
     if name.startswith(("/", "~", "\\")) or re.match(r"^[A-Za-z]:", name):
         raise EditRejected("absolute_path", f"the diff names an absolute path: {one_line(name, 80)}")
     if ".." in PurePosixPath(name.replace("\\", "/")).parts:
@@ -185,6 +188,8 @@ def _checked(hunks: list[Hunk], repairs: list[str]) -> list[Hunk]:
             hunk.body.pop()  # blank lines after a diff are talk, not context
         if all(line[0] == " " for line in hunk.body):
             raise EditRejected("empty_hunk", "a hunk adds and removes nothing")
+        if any(i < len(hunk.body) for i in hunk.lost_space):
+            repairs.append("lost_space")
         if hunk.counts is not None and not hunk.complete:
             repairs.append("counts")
     return hunks
@@ -195,7 +200,7 @@ def _checked(hunks: list[Hunk], repairs: list[str]) -> list[Hunk]:
 
 def _locate(hunk: Hunk, lines: list[str]) -> tuple[int, bool]:
     if not hunk.old:
-        if hunk.start is None or hunk.start > len(lines):
+        if hunk.start is None or hunk.start > len(lines) - (not lines[-1]):
             raise EditRejected("context_not_found", "a hunk only adds lines and does not say where")
         return hunk.start, False
     places, loose = find_run(lines, hunk.old)

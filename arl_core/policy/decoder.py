@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arl_core.errors import PolicyError
-from arl_core.policy.python_lines import replace_grammar
+from arl_core.policy.python_lines import HEADERS, INDENT, replace_grammar
 from arl_core.policy.rollout import EditBlock
 from arl_core.policy.searchable import Run, searchable_runs
 from arl_core.policy.settings import PolicySettings
@@ -59,7 +59,7 @@ class Vocabulary:
     def closing(self, line: str) -> list[NDArray[np.bool_]]:
         """Return masks to try in turn when the edit must come to its end, given the present line so far."""
         if not line:
-            return [self.to_marker_V, self.no_openers_V]
+            return [self.to_marker_V]
         inside = _open_quote_or_comment(line)
         if inside == "#":
             return [self.line_end_V]
@@ -246,10 +246,23 @@ class EditDecoder:
             allowed_V = _unless_empty(allowed_V & ~banned_V, allowed_V)
         if self.left > RESERVE_TOKENS:
             return allowed_V
-        for closing_V in self.vocabulary.closing(text.rpartition("\n")[2]):
+        line = text.rpartition("\n")[2]
+        for closing_V in [*self._header_first(line), *self.vocabulary.closing(line)]:
             if (allowed_V & closing_V).any():
                 return allowed_V & closing_V
         return allowed_V
+
+
+    def _header_first(self, line: str) -> list[NDArray[np.bool_]]:
+        """Return the mask that turns a line towards the header that must end the text, while it still can."""
+        assert self.run is not None
+        if not self.run.header:
+            return []
+        target = (" " * INDENT * self.run.depth + HEADERS[self.run.header].split('"')[1]).encode()
+        rest = target[len(line) :]
+        if not rest or not target.startswith(line.encode()):
+            return []
+        return [np.array([piece != b"" and rest.startswith(piece) for piece in self.vocabulary.pieces])]
 
 
 def _unless_empty(narrowed_V: NDArray[np.bool_], otherwise_V: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -16,6 +16,7 @@ import tokenize
 
 INDENT = 4
 NESTED_LINES = 4  # statements in a block that REPLACE itself opens
+HEADER_LINES = 2  # statements that REPLACE may put before the header that must end it
 DEEPEST = 2  # how many blocks inside one another REPLACE may open
 
 # Precedence from loose to tight, as in the language reference, chapter "Expressions"; whitespace as PEP 8 has it, which
@@ -125,7 +126,8 @@ def replace_grammar(
                 tail = f' ({indent}"else{block})?' if word == "if" else ""
                 options.append(f'{indent}{HEADERS[word]} "{block}{tail}')
         rules.append(f"stmt{k}: " + "\n      | ".join(options))
-    outer = f"stmt{depth}{{{0 if empty or header else 1},{lines}}}"
+    most = min(lines, HEADER_LINES) if header else lines
+    outer = f"stmt{depth}{{{0 if empty or header else 1},{most}}}"
     indent = f"IND{depth} " if depth else ""
     last = f'{indent}{HEADERS[header]} ":" END' if header else ""
     new = "NEW: /[A-Za-z_][A-Za-z0-9_]{0,24}/ & ~KEYWORD"

@@ -13,6 +13,7 @@ import numpy as np
 from arl_core.selfeval.curve import GRID, Curve, levels
 from frozen_env.contract import Direction, is_better
 
+DEFAULT_ALPHA = 0.15  # chosen on one half of the public curves, reported on the other: docs/stopping.md
 MAX_OWN, MAX_EARLIER = 256, 256  # runs kept; a snapshot stays under 0.25 MB of JSON
 
 
@@ -50,7 +51,7 @@ class Snapshot:
     incumbent: float | None = None
     direction: Direction = "lower"
     loss_scale: float | None = None
-    alpha: float = 0.2
+    alpha: float = DEFAULT_ALPHA
     checks: tuple[float, ...] = field(default_factory=lambda: tuple(k / 20 for k in range(1, 20)))
 
     @classmethod
@@ -60,7 +61,7 @@ class Snapshot:
         *,
         direction: Direction = "lower",
         loss_scale: float | None = None,
-        alpha: float = 0.2,
+        alpha: float = DEFAULT_ALPHA,
         checks: Sequence[float] = tuple(k / 20 for k in range(1, 20)),
     ) -> Snapshot:
         """Bound the size: of own runs the MAX_OWN/2 best and the most recent rest; of earlier ones the nearest to our best."""

@@ -2,8 +2,8 @@
 
 The King James Bible is split by whole books. Fourteen books are held out, one or more of every kind but the law:
 narrative (Ruth, Esther, Jonah), wisdom and poetry (Ecclesiastes, Lamentations), prophets (Daniel, Habakkuk, Malachi),
-a gospel (John), letters (Galatians, James, 1-3 John). They were chosen because they have no twin: 0.2 % of their runs of
-eight words occur in the training books, against 3-4 % when chapters are drawn at random, since Samuel, Kings and
+a gospel (John), letters (Galatians, James, 1-3 John). They were chosen because they have no twin: 0.2 % of their runs
+of eight words occur in the training books, against 3-4 % when chapters are drawn at random, since Samuel, Kings and
 Chronicles, or the first three gospels, retell one another. Books of one author (John and his letters) stay together.
 
 In a folder of parquet shards a document's own sha256 decides, so that an exact copy of it never lands on both sides.

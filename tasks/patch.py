@@ -1,0 +1,48 @@
+"""Turn a completion into a validated edit: applied, canonical, allowed, new. An invalid one costs no training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefect import task
+
+from arl_core.config import EditSettings
+from arl_core.edit import Rules, apply_completion, summarise
+from arl_core.errors import EditRejected
+from arl_core.memory import Memory
+from arl_core.records import source_hash
+from tasks import ONCE
+
+
+@dataclass(frozen=True)
+class Patch:
+    """An edit ready to run, or the reason why it is not. `code` is a stable word for statistics."""
+
+    source: str = ""
+    diff: str = ""
+    summary: str = ""
+    repairs: tuple[str, ...] = ()
+    reason: str = ""
+    code: str = ""
+    duplicate_of: int | None = None
+
+    @property
+    def runs(self) -> bool:
+        return not self.reason
+
+
+@task(name="patch", **ONCE)
+def patch(source: str, completion: str, settings: EditSettings, memory: Memory, campaign_id: str) -> Patch:
+    """Apply a completion to the incumbent's source. Novelty is judged here, before money is spent."""
+    rules = Rules(settings.allowed_imports, settings.max_source_kb, settings.max_changed_lines)
+    try:
+        edit = apply_completion(source, completion, rules)
+    except EditRejected as error:
+        return Patch(reason=str(error), code=error.code)
+    summary = summarise(source, edit.source)
+    seen = memory.seen(source_hash(edit.source), campaign_id)
+    if seen is None:
+        return Patch(edit.source, edit.diff, summary, edit.repairs)
+    _, index = seen
+    reason = f"the same program as experiment {index}"
+    return Patch(edit.source, edit.diff, summary, edit.repairs, reason, "duplicate", index)

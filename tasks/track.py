@@ -1,0 +1,419 @@
+"""MLflow, brought in line from the memory: a parent run per campaign, a nested run per experiment.
+
+The memory is the truth and MLflow its picture. Every function here can be called again after a crash: runs are found
+by their tags, what is half-written is completed, what is whole is left alone. Speaks through MlflowClient in few calls
+(one log_batch per experiment), because a call is a transaction; mlflow itself takes seconds to import, so it is
+imported when first needed, in the background if prepare() was called.
+
+MLFLOW_TRACKING_URI, if set, names a server to use instead of `mlflow.db` in the runs' folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import tempfile
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import task
+
+from arl_core.edit import read_constants
+from arl_core.records import Campaign, Experiment, finite_json, one_line
+from frozen_env.contract import Report, Status, is_better
+from tasks import ONCE
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+log = logging.getLogger(__name__)
+
+EXPERIMENT = "autoresearch-rl"  # MLflow's word for a group of runs
+CURVE_POINTS = 120  # a longer curve is thinned: a metric costs 0.2 ms, and curve.json has every point
+BATCH = 900  # metrics of one request; a server takes 1000 entries in all
+MAX_PARAMS = 90
+LOG_MB = 1  # of a run's log
+_NOT_A_KEY = re.compile(r"[^\w\-. :/]")
+
+# How a run's status shows in MLflow's list: green, red, grey
+_RUN_STATUS = {
+    Status.KEPT: "FINISHED",
+    Status.DISCARDED: "FINISHED",
+    Status.STOPPED_EARLY: "KILLED",
+    Status.CRASHED: "FAILED",
+    Status.TIMED_OUT: "FAILED",
+    Status.REJECTED: "FAILED",
+    Status.DUPLICATE: "FAILED",
+}
+_CAMPAIGN_STATUS = {"running": "RUNNING", "finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+
+
+@dataclass
+class Tracking:
+    """An open MLflow store. `runs` remembers run ids by (campaign, index); index -1 is the campaign's own run."""
+
+    client: MlflowClient
+    experiment_id: str
+    runs: dict[tuple[str, int], str] = field(default_factory=dict)
+
+
+_opened: dict[str, Tracking] = {}
+_opening = threading.Lock()
+
+
+def open_tracking(folder: str | Path) -> Tracking:
+    """Open MLflow's store in `folder` (or the server of MLFLOW_TRACKING_URI), creating it when missing.
+
+    Later calls return the same. The first takes about two seconds of import, and two more when the database is new.
+    """
+    folder = Path(folder).resolve()
+    with _opening:
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+        if uri not in _opened:
+            _opened[uri] = _open(folder, uri)
+        return _opened[uri]
+
+
+def prepare(folder: str | Path) -> threading.Thread:
+    """Begin open_tracking() in the background, so that the first experiment need not wait for it."""
+
+    def attempt() -> None:
+        try:
+            open_tracking(folder)
+        except Exception as error:  # told by whoever opens it in earnest
+            log.debug("tracking could not be prepared: %s", error)
+
+    thread = threading.Thread(target=attempt, name="prepare-tracking", daemon=True)
+    thread.start()
+    return thread
+
+
+def sync_experiment(
+    tracking: Tracking, campaign: Campaign, experiment: Experiment, folder: str | Path | None = None
+) -> str:
+    """Bring the run of one experiment in line with its record and return its id. Nothing happens when it is whole.
+
+    `folder` is the experiment's own: its log.txt is taken instead of the record's tail when it is there.
+    """
+    client = tracking.client
+    run = _experiment_run(tracking, campaign, experiment)
+    run_id = str(run.info.run_id)
+    if run.data.tags.get("complete") == "yes":
+        return run_id
+    metrics, tags = _metrics(experiment), _tags(experiment)
+    first = _entities(metrics[:BATCH], read_constants(experiment.source), tags)
+    client.log_batch(run_id, **first)
+    for start in range(BATCH, len(metrics), BATCH):
+        client.log_batch(run_id, metrics=_entities(metrics[start : start + BATCH], {}, {})["metrics"])
+    with tempfile.TemporaryDirectory(prefix="artifacts-") as scratch:
+        _write_artifacts(experiment, Path(scratch), Path(folder) if folder else None)
+        client.log_artifacts(run_id, scratch)
+    parent = _entities(_campaign_metrics(experiment), {}, {})["metrics"]
+    client.log_batch(_campaign_run(tracking, campaign), metrics=parent)
+    client.set_tag(run_id, "complete", "yes")  # after all else: what lacks it is done over
+    client.set_terminated(run_id, _RUN_STATUS[experiment.status], end_time=_milliseconds(experiment.created_at))
+    return run_id
+
+
+def sync_campaign(tracking: Tracking, campaign: Campaign, experiments: Sequence[Experiment] = ()) -> str:
+    """Bring a whole campaign in line: its own run and its status, and every experiment given. Returns its run's id."""
+    run_id = _campaign_run(tracking, campaign)
+    whole = _complete(tracking, campaign) if experiments else set()
+    for experiment in experiments:
+        if experiment.index not in whole:
+            sync_experiment(tracking, campaign, experiment)
+    status = _CAMPAIGN_STATUS.get(campaign.status, "RUNNING")
+    if status == "RUNNING":
+        tracking.client.update_run(run_id, status=status)
+    else:
+        tracking.client.set_terminated(run_id, status)
+    return run_id
+
+
+def sync_checkpoint(tracking: Tracking, campaign: Campaign, checkpoint: str | Path) -> None:
+    """Keep a policy checkpoint with the campaign's run, under policy/NAME, and drop the ones before it."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    checkpoint, run_id = Path(checkpoint), _campaign_run(tracking, campaign)
+    before = {Path(item.path).name for item in tracking.client.list_artifacts(run_id, "policy")}
+    if checkpoint.name not in before:
+        tracking.client.log_artifacts(run_id, str(checkpoint), f"policy/{checkpoint.name}")
+    repository = get_artifact_repository(tracking.client.get_run(run_id).info.artifact_uri)
+    for name in before - {checkpoint.name}:
+        repository.delete_artifacts(f"policy/{name}")
+
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def _open(folder: Path, uri: str) -> Tracking:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    for chatty in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*noload.*")  # mlflow's use of sqlalchemy, nothing that we could mend
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    local = uri.startswith("sqlite:///")
+    if local:
+        _create_database(Path(uri.removeprefix("sqlite:///")))
+    client = MlflowClient(tracking_uri=uri)
+    group = client.get_experiment_by_name(EXPERIMENT)
+    if group is not None:
+        return Tracking(client, group.experiment_id)
+    place = (folder / "artifacts").as_uri() if local else None
+    try:
+        return Tracking(client, client.create_experiment(EXPERIMENT, artifact_location=place))
+    except MlflowException:  # another process was faster
+        return Tracking(client, client.get_experiment_by_name(EXPERIMENT).experiment_id)
+
+
+def _create_database(path: Path) -> None:
+    """Make the database aside and link it into place: killed halfway through its migrations, it would open no more."""
+    from mlflow import MlflowClient
+
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.new")
+    partial.unlink(missing_ok=True)
+    try:
+        MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
+        os.link(partial, path)
+    except FileExistsError:  # another process was faster; its database is as good
+        pass
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def _campaign_run(tracking: Tracking, campaign: Campaign) -> str:
+    """Return the id of the campaign's own run, creating it with its settings when there is none."""
+    key = (campaign.id, -1)
+    if key not in tracking.runs:
+        run = _find(tracking, campaign.id, "campaign")
+        if run is None:
+            tags = {"campaign": campaign.id, "kind": "campaign", "preset": campaign.preset, "problem": campaign.problem}
+            tags |= {"environment_digest": campaign.environment_digest, "seed": str(campaign.seed)}
+            started = _milliseconds(campaign.started_at)
+            run = tracking.client.create_run(tracking.experiment_id, started, tags, run_name=campaign.id)
+        settings = _flat(campaign.config)
+        tracking.client.log_batch(run.info.run_id, params=_entities([], settings, {})["params"])
+        tracking.runs[key] = str(run.info.run_id)
+    return tracking.runs[key]
+
+
+def _experiment_run(tracking: Tracking, campaign: Campaign, experiment: Experiment) -> Run:
+    key = (campaign.id, experiment.index)
+    if key in tracking.runs:
+        return tracking.client.get_run(tracking.runs[key])
+    parent = _campaign_run(tracking, campaign)
+    run = _find(tracking, campaign.id, "experiment", experiment.index)
+    if run is None:
+        tags = {"campaign": campaign.id, "kind": "experiment", "index": str(experiment.index)}
+        tags["mlflow.parentRunId"] = parent
+        name = f"{experiment.index:04d} {one_line(experiment.summary or experiment.reason, 80)}".strip()
+        run = tracking.client.create_run(tracking.experiment_id, _started(experiment), tags, run_name=name)
+    tracking.runs[key] = str(run.info.run_id)
+    return run
+
+
+def _find(tracking: Tracking, campaign_id: str, kind: str, index: int | None = None) -> Run | None:
+    query = f"tags.campaign = '{campaign_id}' and tags.kind = '{kind}'"
+    if index is not None:
+        query += f" and tags.index = '{index}'"
+    return next(iter(tracking.client.search_runs([tracking.experiment_id], query, max_results=1)), None)
+
+
+def _complete(tracking: Tracking, campaign: Campaign) -> set[int]:
+    """Indices of the experiments whose runs are whole."""
+    query = f"tags.campaign = '{campaign.id}' and tags.kind = 'experiment' and tags.complete = 'yes'"
+    found: set[int] = set()
+    page: str | None = None
+    while True:
+        runs = tracking.client.search_runs([tracking.experiment_id], query, max_results=500, page_token=page)
+        found |= {int(run.data.tags["index"]) for run in runs}
+        page = runs.token
+        if not page:
+            return found
+
+
+# --- what is told -----------------------------------------------------------------------------------------------------
+
+_Point = tuple[str, float, int, int]  # key, value, time in ms, step
+
+
+def _metrics(experiment: Experiment) -> list[_Point]:
+    """Every number of the record, single ones first, then the curves by step; missing ones are left out."""
+    metric, at = experiment.metric or "value", _milliseconds(experiment.created_at)
+    single: dict[str, Any] = {
+        metric: experiment.value,
+        f"{metric}_estimate": experiment.estimate,
+        f"{metric}_incumbent": experiment.incumbent_value,
+        f"{metric}_confirmed": experiment.confirmed_value,
+        "reward": experiment.reward,
+        "peak_memory_mb": experiment.peak_memory_mb or None,
+        "tokens": experiment.tokens or None,
+        "policy_step": experiment.policy_step,
+    }
+    single |= {f"reward/{name}": value for name, value in experiment.reward_terms.items() if name != "reward"}
+    single |= {f"seconds/{name}": value for name, value in experiment.costs.items()}
+    single |= {f"policy/{name}": value for name, value in dict(experiment.extra.get("update") or {}).items()}
+    points: list[_Point] = [(key, float(value), at, 0) for key, value in single.items() if _is_number(value)]
+    began = _started(experiment)
+    for report in thin(experiment.reports):
+        now = began + int(1000 * report.elapsed_s)
+        points.append(("train_loss", report.loss, now, report.step))
+        if report.lr is not None:
+            points.append(("lr", report.lr, now, report.step))
+    for verdict in experiment.verdicts:
+        percent = round(100 * verdict.fraction)  # forecasts are drawn over the share of the budget
+        told = {"forecast": verdict.forecast, "forecast_low": verdict.low, "forecast_high": verdict.high}
+        told["p_improve"] = verdict.p_improve
+        points += [(key, float(value), at, percent) for key, value in told.items() if value is not None]
+    return points
+
+
+def _campaign_metrics(experiment: Experiment) -> list[_Point]:
+    """What the campaign's own run shows over its experiments: the best so far, and the policy's reward."""
+    at, metric = _milliseconds(experiment.created_at), experiment.metric or "value"
+    best, value = experiment.incumbent_value, experiment.value
+    if value is not None and experiment.status is Status.KEPT and not math.isnan(value):
+        best = value if best is None or is_better(value, best, experiment.direction) else best
+    told = {f"best_{metric}": best, metric: value, "reward": experiment.reward}
+    told |= {f"policy/{name}": number for name, number in dict(experiment.extra.get("update") or {}).items()}
+    return [(key, float(number), at, experiment.index) for key, number in told.items() if _is_number(number)]
+
+
+def _tags(experiment: Experiment) -> dict[str, str]:
+    parent = "" if experiment.parent_index is None else str(experiment.parent_index)
+    confirmed = "" if not experiment.confirmations else str(experiment.confirmations)
+    return {
+        "status": experiment.status.value,
+        "cause": experiment.cause.value,
+        "reason": one_line(experiment.reason, 300),
+        "summary": one_line(experiment.summary, 300),
+        "parent_experiment": parent,
+        "source_hash": experiment.source_hash,
+        "sandbox": experiment.sandbox,
+        "confirmed": f"{confirmed} runs" if confirmed else "no",
+        "repairs": ", ".join(experiment.repairs),
+        "environment_digest": experiment.environment_digest,
+        "seed": str(experiment.seed),
+    }
+
+
+def _write_artifacts(experiment: Experiment, scratch: Path, folder: Path | None) -> None:
+    """Text files only, none of them HTML: MLflow's page shows them as text, whatever a candidate wrote."""
+    texts = {
+        "diff.patch": experiment.diff,
+        "train.py": experiment.source,
+        "prompt.txt": experiment.prompt,
+        "completion.txt": experiment.completion,
+        "log.txt": _log(experiment, folder),
+    }
+    record = experiment.to_json()
+    if experiment.verdicts:
+        texts["forecast.json"] = json.dumps(record["verdicts"], indent=1)
+    if experiment.reports:
+        texts["curve.json"] = json.dumps(record["reports"])
+    bulky = ("verdicts", "reports", "diff", "source", "prompt", "completion", "log")
+    texts["record.json"] = json.dumps({key: value for key, value in record.items() if key not in bulky}, indent=1)
+    for name, text in texts.items():
+        if text:
+            (scratch / name).write_text(text, encoding="utf-8", errors="replace")
+
+
+def _log(experiment: Experiment, folder: Path | None) -> str:
+    """The last megabyte of the run's log file, or the record's tail of it."""
+    try:
+        assert folder is not None
+        with (folder / "log.txt").open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_MB * 2**20))
+            return file.read(LOG_MB * 2**20).decode("utf-8", "replace")
+    except (AssertionError, OSError):
+        return experiment.log
+
+
+def thin(reports: Sequence[Report], most: int = CURVE_POINTS) -> list[Report]:
+    """Return at most `most` reports, evenly spaced, the first and the last among them."""
+    if len(reports) <= most:
+        return list(reports)
+    return [reports[round(i * (len(reports) - 1) / (most - 1))] for i in range(most)]
+
+
+def _entities(metrics: Sequence[_Point], params: dict[str, Any], tags: dict[str, str]) -> dict[str, list[Any]]:
+    from mlflow.entities import Metric, Param, RunTag
+
+    def metric(key: str, value: float, at: int, step: int) -> Metric:
+        return Metric(_NOT_A_KEY.sub("_", key), value, at, step)
+
+    kept = list(params.items())[:MAX_PARAMS]
+    return {
+        "metrics": [metric(*point) for point in metrics],
+        "params": [Param(_NOT_A_KEY.sub("_", key)[:200], one_line(str(value), 500)) for key, value in kept],
+        "tags": [RunTag(key, value) for key, value in tags.items()],
+    }
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"policy.lora_r": 8, …} of nested settings."""
+    flat: dict[str, Any] = {}
+    for key, value in finite_json(settings).items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _milliseconds(moment: str) -> int:
+    """Milliseconds since 1970 of an ISO 8601 time; 0 when there is none."""
+    return int(1000 * datetime.fromisoformat(moment).timestamp()) if moment else 0
+
+
+def _started(experiment: Experiment) -> int:
+    """When the experiment began. From the record alone, so that writing a run twice writes the same."""
+    return max(0, _milliseconds(experiment.created_at) - int(1000 * experiment.costs.get("iteration", 0.0)))
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+@task(name="track", **ONCE)
+def track(campaign: Campaign, experiment: Experiment, folder: Path) -> None:
+    """Show a committed experiment in MLflow. `folder` is the campaign's, two levels below the runs' folder.
+
+    A store that does not answer costs a warning, not the campaign: the next track_campaign() makes up for it.
+    """
+    try:
+        tracking = open_tracking(folder.parent.parent)
+        sync_experiment(tracking, campaign, experiment, folder / f"experiment_{experiment.index:05d}")
+        if experiment.extra.get("update"):
+            checkpoint = folder / "policy" / f"step_{experiment.policy_step:06d}"
+            if checkpoint.is_dir():
+                sync_checkpoint(tracking, campaign, checkpoint)
+    except Exception as error:
+        log.warning("MLflow does not have experiment %s yet: %s", experiment.index, one_line(str(error), 200))
+
+
+@task(name="track-campaign", **ONCE)
+def track_campaign(campaign: Campaign, experiments: Sequence[Experiment], folder: Path) -> None:
+    """Make up for what MLflow lacks of a campaign, and show its status there. Warns like track()."""
+    try:
+        sync_campaign(open_tracking(folder.parent.parent), campaign, experiments)
+    except Exception as error:
+        log.warning("MLflow is not in line with campaign %s yet: %s", campaign.id, one_line(str(error), 200))

@@ -1,0 +1,105 @@
+"""A policy continues from the disk bit for bit, and a torn checkpoint is refused."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from arl_core.errors import PolicyError
+from arl_core.policy.policy import Policy
+from tests.arl_core.policy.conftest import PROMPT, SOURCE
+
+Load = Callable[..., Policy]
+REWARDS = [1.0, -0.6, 0.2]
+
+
+def learn(policy: Policy, seed: int) -> None:
+    rollouts = policy.propose_many([PROMPT] * 3, [SOURCE] * 3, [seed, seed + 1, seed + 2])
+    policy.update(rollouts, REWARDS)
+
+
+def weights(policy: Policy) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in policy._parameters.items()}
+
+
+def test_a_restored_policy_continues_bit_for_bit(load: Load, tmp_path: Path) -> None:
+    policy = load(reuse_edits=2)
+    learn(policy, 0)
+    digest = policy.save(tmp_path / "one")
+    drawn = (torch.rand(3), random.random())
+    learn(policy, 10)
+
+    other = load(reuse_edits=2)
+    other.restore(tmp_path / "one", digest)
+    assert torch.equal(torch.rand(3), drawn[0])
+    assert random.random() == drawn[1]
+    learn(other, 10)
+    assert other.statistics == policy.statistics
+    for name, tensor in weights(policy).items():
+        assert torch.equal(tensor, weights(other)[name]), name
+
+
+def test_the_same_state_has_the_same_digest_and_another_state_another(load: Load, tmp_path: Path) -> None:
+    policy = load()
+    first, second = policy.save(tmp_path / "a"), policy.save(tmp_path / "b")
+    assert first == second
+    learn(policy, 0)
+    assert policy.save(tmp_path / "a") != first  # replaced as a whole
+    assert {p.name for p in tmp_path.iterdir()} == {"a", "b"}
+
+
+@pytest.mark.parametrize("victim", ["policy.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("harm", ["torn", "missing"])
+def test_a_damaged_checkpoint_is_refused(load: Load, tmp_path: Path, victim: str, harm: str) -> None:
+    policy = load()
+    digest = policy.save(tmp_path / "c")
+    file = tmp_path / "c" / victim
+    data = file.read_bytes()
+    file.unlink()
+    if harm == "torn":
+        file.write_bytes(data[: len(data) // 2])
+    with pytest.raises(PolicyError, match="policy checkpoint"):
+        policy.restore(tmp_path / "c", digest)
+
+
+def test_a_checkpoint_that_the_memory_did_not_record_is_refused(load: Load, tmp_path: Path) -> None:
+    policy = load()
+    policy.save(tmp_path / "d")
+    with pytest.raises(PolicyError, match="not the one"):
+        policy.restore(tmp_path / "d", "0" * 64)
+
+
+def test_a_checkpoint_of_another_adapter_is_refused(load: Load, tmp_path: Path) -> None:
+    load(lora_r=8).save(tmp_path / "e")
+    with pytest.raises(PolicyError, match="another model or adapter"):
+        load(lora_r=4).restore(tmp_path / "e")
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_error(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PolicyError, match="cannot write"):
+        load().save(tmp_path / "file" / "inside")
+
+
+def test_settings_that_do_not_fit_are_clear_errors(load: Load, tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="lora_targets"):
+        load(lora_targets=("no_such_layer",))
+    with pytest.raises(PolicyError, match="adapter_config"):
+        load(adapter=str(tmp_path))
+    if not torch.cuda.is_available():
+        with pytest.raises(PolicyError, match="no GPU"):
+            load(device="cuda")
+    with pytest.raises(PolicyError, match="cannot load"):
+        load(model=str(tmp_path))
+
+
+def test_moving_away_and_back_changes_nothing(load: Load) -> None:
+    policy = load()
+    before = weights(policy)
+    policy.to_cpu()
+    policy.to_device()
+    assert all(torch.equal(before[name], p) for name, p in weights(policy).items())

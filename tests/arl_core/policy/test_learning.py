@@ -1,0 +1,150 @@
+"""What an update does to the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from arl_core.policy.policy import Policy
+from arl_core.policy.ppo import ENTROPY_FLOOR, ENTROPY_START_UPDATES, Statistics
+from arl_core.policy.rollout import Rollout
+from tests.arl_core.policy.conftest import PROMPT, SOURCE
+
+Load = Callable[..., Policy]
+
+
+def edits(policy: Policy, count: int = 4) -> list[Rollout]:
+    return policy.propose_many([PROMPT] * count, [SOURCE] * count, list(range(count)))
+
+
+def logprob(policy: Policy, rollouts: Sequence[Rollout]) -> list[float]:
+    """Return each edit's log-probability under the policy as it is now."""
+    with torch.no_grad():
+        judged = policy.network.judge(rollouts)
+    totals = []
+    for rollout, says in zip(rollouts, judged, strict=True):
+        actions = torch.from_numpy(rollout.completion_ids[rollout.free_T])
+        totals.append(float(says.logits_FV.log_softmax(-1).gather(1, actions[:, None]).sum()))
+    return totals
+
+
+@pytest.mark.parametrize("prompt_grad", [False, True])
+def test_a_good_edit_becomes_likelier_and_a_bad_one_less_likely(load: Load, prompt_grad: bool) -> None:
+    policy = load(learning_rate=3e-3, target_kl=10.0, epochs=4, prompt_grad=prompt_grad)
+    rollouts = edits(policy)
+    before = logprob(policy, rollouts)
+    policy.update(rollouts, [1.0, 0.0, 0.0, -1.0])
+    after = logprob(policy, rollouts)
+    assert after[0] > before[0] + 0.1
+    assert after[3] < before[3] - 0.1
+
+
+def test_the_first_minibatch_has_ratio_one_and_no_kl(load: Load) -> None:
+    policy = load(epochs=1)
+    metrics = policy.update(edits(policy), [1.0, -1.0, 0.5, 0.0])
+    assert metrics["approx_kl"] == pytest.approx(0.0, abs=1e-4)
+    assert metrics["old_approx_kl"] == pytest.approx(0.0, abs=1e-4)
+    assert metrics["ratio_max"] == pytest.approx(1.0, abs=1e-4)
+    assert metrics["clipfrac"] == 0.0
+    assert metrics["kl_ref"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_all_tokens_of_an_edit_keep_the_sign_of_its_outcome(load: Load) -> None:
+    """The detail that breaks with whitening over tokens: with V = 0 a good edit's tokens are all pushed up."""
+    from arl_core.policy.ppo import _prepare
+
+    policy = load()
+    rollouts = edits(policy, 3)
+    prepared = _prepare(
+        list(zip(rollouts, [1.0, 0.0, -1.0], strict=True)), 3, policy.statistics, policy.network, policy.settings
+    )
+    for edit, sign in zip(prepared, (1, 0, -1), strict=True):
+        assert torch.equal(edit.advantages_F.sign(), torch.full_like(edit.advantages_F, sign))
+        assert edit.advantages_F.unique().numel() == 1
+
+
+def test_gradients_over_two_prompts_are_those_of_one_batch(load: Load) -> None:
+    """Accumulating group by group weighs every token alike."""
+    one, two = load(epochs=1, value_coef=0.0), load(epochs=1, value_coef=0.0)
+    first = edits(one, 2)
+    second = one.propose_many([PROMPT + "more"] * 2, [SOURCE] * 2, [7, 8])
+    order = [first[0], second[0], first[1], second[1]]
+    one.update([*first, *second], [1.0, 0.0, 0.5, -1.0])
+    two.update(order, [1.0, 0.5, 0.0, -1.0])
+    for a, b in zip(one.network.adapter_parameters().values(), two.network.adapter_parameters().values(), strict=True):
+        assert torch.allclose(a, b, atol=2e-4)
+
+
+def test_an_update_stops_at_the_target_kl(load: Load) -> None:
+    policy = load(learning_rate=5e-2, target_kl=1e-3, epochs=8)
+    metrics = policy.update(edits(policy), [1.0, -1.0, 0.5, 0.0])
+    assert metrics["epochs_done"] < 8
+    assert metrics["approx_kl"] > 1e-3
+
+
+def test_the_value_head_learns_the_outcome(load: Load) -> None:
+    policy = load(value_learning_rate=3e-2, epochs=8, target_kl=10.0, learning_rate=1e-6)
+    rollouts = edits(policy)
+    errors = [policy.update(rollouts, [1.0, -1.0, 0.5, 0.0])["value_loss"] for _ in range(3)]
+    assert errors[-1] < errors[0]
+
+
+def test_every_metric_is_a_finite_number(load: Load) -> None:
+    policy = load()
+    metrics = policy.update(edits(policy), [0.1, -0.6, -0.6, 0.3])
+    expected = "policy_loss value_loss entropy approx_kl old_approx_kl clipfrac kl_ref explained_variance grad_norm"
+    assert set(expected.split()) <= set(metrics)
+    assert all(np.isfinite(v) for v in metrics.values())
+    assert metrics["epochs_done"] == policy.settings.epochs
+
+
+def test_equal_rewards_teach_nothing_but_the_entropy(load: Load) -> None:
+    policy = load(entropy_coef=0.0, kl_coef=0.0)
+    before = {n: p.clone() for n, p in policy.network.adapter_parameters().items()}
+    policy.update(edits(policy), [-0.6] * 4)
+    assert all(torch.allclose(before[n], p, atol=1e-6) for n, p in policy.network.adapter_parameters().items())
+
+
+def test_recent_edits_join_and_those_that_drifted_rest(load: Load) -> None:
+    policy = load(reuse_edits=2, learning_rate=1e-6)
+    rewards = [1.0, -1.0, 0.5, 0.0]
+    assert policy.update(edits(policy), rewards)["edits_reused"] == 0
+    assert policy.update(edits(policy), rewards)["edits_reused"] == 2
+    assert [reward for _, reward in policy.recent] == rewards[-2:]
+    strict = load(reuse_edits=4, learning_rate=5e-2, target_kl=100.0, reuse_kl=1e-6)
+    strict.update(edits(strict), rewards)
+    assert strict.update(edits(strict), rewards)["edits_reused"] == 0
+
+
+@pytest.mark.parametrize("rewards", [[1.0], [float("nan")] * 4, []])
+def test_bad_rewards_are_refused(load: Load, rewards: list[float]) -> None:
+    policy = load()
+    rollouts = edits(policy, 1) * 4
+    with pytest.raises(ValueError, match="reward"):
+        policy.update(rollouts, rewards)
+
+
+def test_running_statistics_agree_with_a_plain_count_and_then_forget() -> None:
+    statistics = Statistics()
+    rewards = [0.1, -0.6, 0.4, 0.2, -0.8]
+    statistics.absorb(rewards, horizon=100)
+    assert statistics.mean == pytest.approx(np.mean(rewards))
+    assert statistics.variance == pytest.approx(np.var(rewards), abs=0.21)  # starts at 1 and its weight fades
+    statistics.absorb([5.0] * 60, horizon=8)
+    assert statistics.mean == pytest.approx(5.0, abs=0.01)
+
+
+def test_a_collapse_of_entropy_is_answered_and_the_answer_withdrawn() -> None:
+    statistics = Statistics()
+    for _ in range(ENTROPY_START_UPDATES):
+        statistics.watch_entropy(2.0)
+    assert statistics.entropy_boost == 1.0
+    for _ in range(3):
+        statistics.watch_entropy(2.0 * ENTROPY_FLOOR * 0.9)
+    assert statistics.entropy_boost == 8.0
+    for _ in range(5):
+        statistics.watch_entropy(2.0)
+    assert statistics.entropy_boost == 1.0

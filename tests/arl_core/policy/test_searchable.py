@@ -1,0 +1,71 @@
+"""Which lines SEARCH may name."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from arl_core.policy.searchable import searchable_runs
+from tests.arl_core.policy.conftest import SOURCE
+
+
+def texts(source: str, max_lines: int = 3) -> list[str]:
+    return [run.text for run in searchable_runs(source, max_lines)]
+
+
+def test_every_run_occurs_exactly_once_as_whole_lines() -> None:
+    runs = texts(SOURCE)
+    assert runs
+    assert all(("\n" + SOURCE).count("\n" + run) == 1 for run in runs)
+
+
+def test_an_ambiguous_line_is_reached_through_a_unique_neighbour() -> None:
+    runs = texts(SOURCE)
+    assert "    return left\n" not in runs
+    assert "    left = 1.0\n    return left\n" in runs
+
+
+def test_a_line_that_only_ends_like_another_is_not_ambiguous() -> None:
+    assert "LR = 1\n" in texts("MUON_LR = 1\nLR = 1\n")
+
+
+def test_runs_have_at_most_the_allowed_lines_and_neither_end_is_blank() -> None:
+    for run in texts(SOURCE, 2):
+        lines = run.splitlines()
+        assert len(lines) <= 2
+        assert lines[0].strip()
+        assert lines[-1].strip()
+
+
+def test_documentation_imports_and_continuations_are_left_alone() -> None:
+    runs = texts('"""Doc."""\nimport torch\nif torch:\n    a = 1\nelse:\n    a = 2\n')
+    assert not any("Doc" in run or "import" in run or run.startswith("else") for run in runs)
+
+
+def test_a_bracketed_expression_counts_with_all_its_lines() -> None:
+    runs = texts("a = f(\n    1,\n)\nb = 2\n")
+    assert "a = f(\n    1,\n)\n" in runs
+    assert "    1,\n" not in runs
+
+
+def test_a_run_says_what_must_replace_it() -> None:
+    by_text = {run.text: run for run in searchable_runs(SOURCE, 3)}
+    assert by_text["        for _ in range(DEPTH):\n"].header == "for"
+    inner = by_text["            x = torch.relu(x)\n"]
+    assert (inner.depth, inner.in_loop, inner.in_function, inner.header) == (3, True, True, "")
+    assert not by_text["DEPTH = 4  # blocks\n"].in_function
+
+
+def test_no_run_cuts_a_block_in_two() -> None:
+    """Replacing any closed run by one statement of its depth still parses."""
+    for run in searchable_runs(SOURCE, 3):
+        replacement = " " * 4 * run.depth + "pass\n"
+        if not run.header:
+            ast.parse(SOURCE.replace(run.text, replacement))
+
+
+def test_a_source_that_cannot_be_tokenized_is_a_syntax_error() -> None:
+    with pytest.raises(SyntaxError):
+        searchable_runs("f(\n", 3)
+    assert searchable_runs("", 3) == []

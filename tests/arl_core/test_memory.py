@@ -1,0 +1,475 @@
+"""The memory keeps what it was given, says clearly what is wrong, and loses nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from arl_core import memory as module
+from arl_core.errors import CampaignLocked, ConfigError, MemoryFileError
+from arl_core.memory import STATES_KEPT, Memory, campaign_lock
+from arl_core.records import Campaign, Experiment, State, source_hash
+from frozen_env.contract import Cause, Report, Status, Verdict
+
+ROOT = Path(__file__).resolve().parents[2]
+SEED = Path(__file__).read_text(encoding="utf-8")  # any Python of a few hundred lines
+
+
+def campaign(name: str = "c", **changes: object) -> Campaign:
+    return dataclasses.replace(
+        Campaign(name, "embedded", {"seed": 1}, "digest", 1, "2026-11-23T00:00:00+00:00", "text"), **changes
+    )
+
+
+def experiment(index: int, value: float | None = None, name: str = "c", **fields: object) -> Experiment:
+    status = Status.DISCARDED if value is not None else Status.CRASHED
+    known: dict[str, object] = {"status": status, "value": value, "metric": "val_bpb", **fields}
+    return Experiment(name, index, **known)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Memory:
+    memory = Memory(tmp_path / "memory.duckdb")
+    memory.create_campaign(campaign())
+    return memory
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def test_an_experiment_comes_back_whole(memory: Memory) -> None:
+    full = Experiment(
+        "c",
+        3,
+        Status.STOPPED_EARLY,
+        parent_index=0,
+        cause=Cause.VERDICT,
+        reason="hopeless",
+        summary="MUON_LR: 2e-3 → 2.8e-3",
+        diff="--- a\n+++ b\n",
+        source_hash=source_hash(SEED),
+        source=SEED + "\nLR = 3\n",
+        metric="val_bpb",
+        estimate=1.25,
+        incumbent_value=1.2,
+        reward=-0.2,
+        reward_terms={"gain": -0.2},
+        reports=(Report(1, 0.5, 0.1, 4.0), Report(2, 1.0, 0.2, float("inf"), 1e-3)),
+        verdicts=(Verdict(True, "worse", "ours", 0.5, 1.25, 1.2, 1.3, 0.01, 1.2),),
+        prompt="the prompt\0 with a NUL",
+        completion="<<<<<<< SEARCH",
+        log="\x1b[31mé",
+        repairs=("counts",),
+        costs={"training": 2.0},
+        peak_memory_mb=12.5,
+        tokens=2**40,
+        seed=2**63,
+        environment_digest="digest",
+        sandbox="sandlock",
+        created_at="2026-11-23T00:00:00+00:00",
+        policy_step=7,
+        confirmed_value=1.21,
+        confirmations=3,
+        extra={"update": {"approx_kl": 0.01}},
+    )
+    memory.commit_iteration(experiment(0, 1.0, source=SEED), State())
+    memory.commit_iteration(full, State())
+    assert memory.experiment("c", 3) == full
+    assert Memory(memory.path).experiment("c", 3) == full
+    assert memory.experiment("c", 4) is None
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text(max_size=40), min_size=4, max_size=4))
+def test_any_text_is_kept_except_lone_surrogates(memory: Memory, texts: list[str]) -> None:
+    reason, completion, source, prompt = texts
+    index = memory.next_index("c")
+    given = experiment(index, reason=reason, completion=completion, source=source, prompt=prompt, log=prompt)
+    memory.commit_iteration(given, State())
+    kept = memory.experiment("c", index)
+    assert kept is not None
+    assert (kept.source, kept.prompt, kept.log) == (source, prompt, prompt)
+    assert kept.completion == completion.encode("utf-8", "replace").decode()
+
+
+def test_an_edited_source_takes_a_few_hundred_bytes() -> None:
+    base = SEED.encode()
+    packed = module._pack(SEED.replace("hopeless", "doomed"), base)
+    assert len(packed) < len(SEED) / 30
+    assert module._unpack(packed, base) == SEED.replace("hopeless", "doomed")
+
+
+def test_campaigns_share_a_file_and_do_not_mix(memory: Memory) -> None:
+    memory.create_campaign(campaign("d", metric="accuracy", direction="higher"))
+    for index, value in enumerate([1.5, 1.2, None, 1.4]):
+        memory.commit_iteration(experiment(index, value), State())
+        memory.commit_iteration(experiment(index, value and value + 10, "d", direction="higher"), State())
+    assert [one.id for one in memory.campaigns()] == ["c", "d"]
+    assert memory.get_campaign().id == "d"
+    assert [one.value for one in memory.top("c")] == [1.2, 1.4, 1.5]
+    assert [one.value for one in memory.top("d", 2)] == [11.5, 11.4]
+    assert [one.index for one in memory.recent("c", 3)] == [3, 2, 1]
+    assert [one.index for one in memory.experiments("latest", since=2)] == [2, 3]
+    assert memory.for_prompt("c", 1, 1)[0] == memory.recent("c", 1)
+
+
+def test_forecasts_and_nan_are_no_measurements(memory: Memory) -> None:
+    memory.commit_iteration(experiment(0, 1.5, status=Status.KEPT), State())
+    memory.commit_iteration(experiment(1, float("nan"), status=Status.KEPT), State())
+    memory.commit_iteration(experiment(2, None, estimate=0.1, status=Status.STOPPED_EARLY), State())
+    assert [one.index for one in memory.top("c")] == [0]
+    incumbent = memory.incumbent("c")
+    assert incumbent is not None
+    assert incumbent.index == 0
+
+
+def test_the_incumbent_is_the_best_that_was_kept_in_whatever_order_they_came(memory: Memory) -> None:
+    assert memory.incumbent("c") is None
+    for index, value, status in [(0, 1.5, "kept"), (9, 1.1, "kept"), (7, 1.0, "kept"), (8, 0.9, "discarded")]:
+        memory.commit_iteration(experiment(index, value, status=status, source=f"x = {index}"), State())
+    incumbent = memory.incumbent("c")
+    assert incumbent is not None
+    assert (incumbent.index, incumbent.source) == (7, "x = 7")
+    assert memory.next_index("c") == 10
+
+
+def test_what_a_prompt_does_not_show_is_only_there_when_asked_for(memory: Memory) -> None:
+    given = experiment(0, 1.0, source=SEED, prompt="p", reports=(Report(1, 0.1, 0.1, 4.0),))
+    memory.commit_iteration(given, State())
+    assert memory.recent("c", whole=True) == memory.top("c", whole=True) == [given]
+    assert memory.recent("c") == memory.top("c") == [dataclasses.replace(given, source="", prompt="", reports=())]
+
+
+def test_a_source_tried_before_is_found_whatever_its_spelling(memory: Memory) -> None:
+    memory.commit_iteration(experiment(0, 1.0, source="x = 1", source_hash=source_hash("x = 1")), State())
+    memory.commit_iteration(experiment(1, source_hash=""), State())
+    memory.create_campaign(campaign("d"))
+    assert memory.seen(source_hash("x  =  1  # one")) == ("c", 0)
+    assert memory.seen(source_hash("x = 1"), "d") is None
+    assert memory.seen(source_hash("x = 2")) is None
+    assert memory.seen("") is None
+    assert memory.seen("no digest at all") is None
+
+
+def test_curves_and_completed_runs_of_one_environment(memory: Memory) -> None:
+    curve = (Report(1, 0.1, 0.1, 4.0, 1e-3), Report(2, 0.2, 1.0, 3.0, 0.0))
+    memory.create_campaign(campaign("d"))
+    run = {"reports": curve, "environment_digest": "e1"}
+    memory.commit_iteration(experiment(0, 1.5, "c", **run), State())
+    memory.commit_iteration(experiment(1, 1.5, "c", reports=curve, environment_digest="e2"), State())
+    memory.commit_iteration(experiment(2, None, "c", **run, status=Status.STOPPED_EARLY), State())
+    memory.commit_iteration(experiment(0, 1.4, "d", **run), State())
+    assert memory.curves("c") == {0: curve, 1: curve, 2: curve}
+    assert [(one.campaign_id, one.reports) for one in memory.completed_runs("e1")] == [("c", curve), ("d", curve)]
+    assert [one.campaign_id for one in memory.completed_runs("e1", limit=1)] == ["d"]
+
+
+def test_an_export_is_json_lines_of_everything(memory: Memory, tmp_path: Path) -> None:
+    given = [experiment(0, 1.0, source=SEED), experiment(1, reports=(Report(1, 0.1, 0.1, float("inf")),))]
+    for one in given:
+        memory.commit_iteration(one, State())
+    assert memory.export(tmp_path / "out.jsonl") == 2
+    first, *rest = (json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines())
+    assert Campaign.from_json(first) == campaign()
+    assert [Experiment.from_json(each) for each in rest] == given
+
+
+# --- the commit -------------------------------------------------------------------------------------------------------
+
+
+def test_the_state_is_committed_with_its_experiment(memory: Memory) -> None:
+    assert memory.state("c") is None
+    memory.commit_iteration(experiment(0, 1.0), State({"random": [1, 2]}, b"\0rollouts"))
+    assert memory.state("c") == State({"random": [1, 2]}, b"\0rollouts", 0)
+    memory.commit_state("c", State({"noise": 0.01}, index=0))
+    assert memory.state("c") == State({"noise": 0.01}, b"", 0)
+
+
+def test_the_states_before_are_kept_for_a_torn_checkpoint(memory: Memory) -> None:
+    for index in range(6):
+        memory.commit_iteration(experiment(index, 1.0), State({"at": index}))
+    states = [memory.state("c", back=back) for back in range(STATES_KEPT + 1)]
+    assert [state and state.index for state in states] == [5, 4, 3, None]
+
+
+def test_no_experiment_is_committed_twice(memory: Memory) -> None:
+    memory.commit_iteration(experiment(0, 1.0), State({"first": True}))
+    with pytest.raises(ValueError, match="committed already"):
+        memory.commit_iteration(experiment(0, 2.0), State({"first": False}))
+    assert memory.state("c") == State({"first": True}, b"", 0)
+    assert [one.value for one in memory.experiments("c")] == [1.0]
+
+
+def test_a_commit_that_fails_halfway_leaves_nothing(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Memory, "_write_state", fail)
+        with pytest.raises(RuntimeError):
+            memory.commit_iteration(experiment(0, 1.0, source=SEED), State())
+    assert memory.experiments("c") == []
+    memory.commit_iteration(experiment(0, 1.0, source=SEED), State())
+    assert memory.experiments("c")[0].source == SEED
+
+
+def test_a_killed_writer_loses_no_commit_and_leaves_no_half(tmp_path: Path) -> None:
+    path = tmp_path / "memory.duckdb"
+    Memory(path).create_campaign(campaign())
+    code = """
+        import sys
+        from arl_core.memory import Memory
+        from arl_core.records import Experiment, State
+        memory = Memory(sys.argv[1])
+        while True:
+            index = memory.next_index("c")
+            memory.commit_iteration(Experiment("c", index, "discarded", value=1.0, source="x" * 5000), State({"i": index}))
+            print(index, flush=True)
+    """
+    for _ in range(3):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        assert writer.stdout is not None
+        told = [int(writer.stdout.readline()) for _ in range(5)]
+        writer.send_signal(signal.SIGKILL)
+        told += [int(line) for line in writer.stdout.read().split()]
+        writer.wait()
+        writer.stdout.close()
+        memory = Memory(path)
+        indices = [one.index for one in memory.experiments("c")]
+        state = memory.state("c")
+        assert state is not None
+        assert indices == list(range(len(indices)))
+        assert indices[-1] >= told[-1], "a commit that was told is there"
+        assert state.index == indices[-1] == state.values["i"], "state and experiment agree"
+
+
+def test_threads_may_share_a_memory(memory: Memory) -> None:
+    def work(start: int) -> None:
+        for index in range(start, start + 5):
+            memory.commit_iteration(experiment(index, 1.0), State())
+            Memory(memory.path, read_only=True).recent("c")
+
+    threads = [threading.Thread(target=work, args=(10 * k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(memory.experiments("c")) == 20
+
+
+def test_a_forked_child_has_an_engine_of_its_own(memory: Memory) -> None:
+    memory.commit_iteration(experiment(0, 1.0), State())
+    child = os.fork()
+    if not child:
+        os._exit(len(memory.experiments("c")))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+# --- what can be wrong ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def another_process_holds(path: Path, seconds: float) -> Iterator[int]:
+    code = f"import duckdb, time; c = duckdb.connect({str(path)!r}); print('ready', flush=True); time.sleep({seconds})"
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        yield holder.pid
+    finally:
+        holder.kill()
+        holder.wait()
+        assert holder.stdout is not None
+        holder.stdout.close()
+
+
+def test_a_file_held_for_long_is_an_error_that_names_the_holder(memory: Memory) -> None:
+    with another_process_holds(memory.path, 30) as pid:
+        for read_only in (True, False):
+            with pytest.raises(MemoryFileError, match=f"held by process {pid}"):
+                Memory(memory.path, read_only=read_only, wait_s=0.2)
+
+
+def test_a_file_held_for_a_moment_is_waited_for(memory: Memory) -> None:
+    with another_process_holds(memory.path, 0.5):
+        memory.commit_iteration(experiment(0, 1.0), State())
+    assert memory.next_index("c") == 1
+
+
+def test_nobody_holds_the_file_between_calls(memory: Memory) -> None:
+    memory.commit_iteration(experiment(0, 1.0), State())
+    with another_process_holds(memory.path, 0.1):
+        pass
+    assert not memory.path.with_name(memory.path.name + ".wal").exists()
+
+
+@pytest.mark.parametrize("damage", ["noise", "empty", "cut", "flipped"])
+def test_a_file_that_cannot_be_read_is_said_to_be_and_left_alone(memory: Memory, damage: str) -> None:
+    for index in range(20):
+        memory.commit_iteration(experiment(index, 1.0, completion=os.urandom(2000).hex()), State(blob=os.urandom(50_000)))
+    whole = memory.path.read_bytes()
+    flipped = bytes(byte ^ (i >= 4096 and i % 97 == 0) for i, byte in enumerate(whole))
+    broken = {"noise": os.urandom(20_000), "empty": b"", "cut": whole[: len(whole) // 3], "flipped": flipped}[damage]
+    memory.path.write_bytes(broken)
+    with pytest.raises(MemoryFileError, match="move it aside"):
+        Memory(memory.path).experiments("c")
+    assert memory.path.read_bytes() == broken
+    memory.path.write_bytes(whole)
+    assert len(memory.experiments("c")) == 20, "the same object works again once the file does"
+
+
+def test_a_newer_schema_is_refused(memory: Memory) -> None:
+    with memory._open(write=True) as db:
+        db.execute("update m.schema_version set version = 99")
+    with pytest.raises(MemoryFileError, match="schema 99"):
+        Memory(memory.path)
+
+
+def test_somebody_elses_database_is_refused(tmp_path: Path) -> None:
+    with another_process_holds(tmp_path / "other.duckdb", 0):
+        time.sleep(0.1)
+    before = (tmp_path / "other.duckdb").read_bytes()
+    with pytest.raises(MemoryFileError, match="not a memory"):
+        Memory(tmp_path / "other.duckdb", wait_s=5)
+    assert (tmp_path / "other.duckdb").read_bytes() == before
+
+
+def test_reading_wants_a_file_and_never_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(MemoryFileError, match="no memory at"):
+        Memory(tmp_path / "none.duckdb", read_only=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_cannot_write(memory: Memory) -> None:
+    with pytest.raises(ValueError, match="read_only"):
+        Memory(memory.path, read_only=True).commit_state("c", State())
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MemoryFileError, match="cannot create"):
+        Memory(tmp_path / "file" / "memory.duckdb")
+
+
+def test_a_quote_in_the_path_is_no_sql(tmp_path: Path) -> None:
+    memory = Memory(tmp_path / "it's; drop" / "memory.duckdb")
+    assert memory.campaigns() == []
+
+
+def test_an_unknown_campaign_is_named_with_those_there_are(memory: Memory) -> None:
+    with pytest.raises(ConfigError, match=r"no campaign 'x'.*c"):
+        memory.get_campaign("x")
+    with pytest.raises(ConfigError, match="no campaign"):
+        memory.commit_iteration(experiment(0, 1.0, "x"), State())
+    with pytest.raises(ValueError, match="already"):
+        memory.create_campaign(campaign())
+
+
+def test_a_full_disk_refuses_the_commit_and_loses_nothing(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.commit_iteration(experiment(0, 1.0), State())
+    with monkeypatch.context() as full:
+        full.setattr(module, "MIN_FREE_MB", 2**40)
+        with pytest.raises(MemoryFileError, match="no disk space"):
+            memory.commit_iteration(experiment(1, 1.0), State())
+    assert memory.next_index("c") == 1
+    memory.commit_iteration(experiment(1, 1.0), State())
+
+
+def test_a_disk_that_fills_in_the_middle_of_a_commit_loses_nothing(memory: Memory) -> None:
+    """A limit on the file size stands in for the disk's end, in a process of its own."""
+    memory.commit_iteration(experiment(0, 1.0), State())
+    code = """
+        import os, resource, signal, sys
+        from arl_core.errors import MemoryFileError
+        from arl_core.memory import Memory
+        from arl_core.records import Experiment, State
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        memory = Memory(sys.argv[1])
+        limit = os.path.getsize(sys.argv[1]) + 300_000
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        try:
+            for index in range(1, 100):
+                memory.commit_iteration(Experiment("c", index, "discarded", value=1.0), State(blob=os.urandom(200_000)))
+                print(index, flush=True)
+        except MemoryFileError as error:
+            print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(memory.path)]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=60)
+    *told, message = done.stdout.splitlines()
+    assert "no disk space" in message, done
+    committed = [one.index for one in memory.experiments("c")]
+    assert committed == list(range(len(committed)))
+    assert committed[-1] >= int(told[-1])
+
+
+def test_campaign_status_is_noted(memory: Memory) -> None:
+    memory.set_status("c", "finished")
+    assert memory.get_campaign("c").status == "finished"
+
+
+# --- one campaign at a time -------------------------------------------------------------------------------------------
+
+
+def test_a_second_campaign_is_refused_and_told_who_runs(tmp_path: Path) -> None:
+    path = tmp_path / "memory.duckdb"
+    with campaign_lock(path), pytest.raises(CampaignLocked, match=f"process {os.getpid()} on"), campaign_lock(path):
+        pass
+    with campaign_lock(path) as lock:
+        assert lock.name == "memory.duckdb.lock"
+
+
+def _hold(path: str, connection: multiprocessing.connection.Connection) -> None:
+    with campaign_lock(path):
+        connection.send("held")
+        time.sleep(60)
+
+
+def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
+    here, there = multiprocessing.Pipe()
+    holder = multiprocessing.get_context("spawn").Process(target=_hold, args=(str(tmp_path / "m"), there))
+    holder.start()
+    assert here.recv() == "held"
+    with pytest.raises(CampaignLocked, match=f"kill -TERM {holder.pid}"), campaign_lock(tmp_path / "m"):
+        pass
+    holder.kill()
+    holder.join()
+    with campaign_lock(tmp_path / "m"):
+        pass
+
+
+def test_a_forked_child_does_not_keep_a_dead_campaign_locked(tmp_path: Path) -> None:
+    with campaign_lock(tmp_path / "m"):
+        child = os.fork()
+        if not child:
+            time.sleep(30)
+            os._exit(0)
+    try:
+        with campaign_lock(tmp_path / "m"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_lock_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MemoryFileError, match="cannot open the campaign lock"), campaign_lock(tmp_path / "file" / "m"):
+        pass

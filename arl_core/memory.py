@@ -69,6 +69,7 @@ create table states (  -- seq, not a time, orders them: clocks jump
 );
 """
 
+_abandoned: list[Any] = []  # a parent's engines in a forked child: destroying one waits for threads that are not there
 _process_locks: dict[str, threading.RLock] = {}
 _process_locks_guard = threading.Lock()
 
@@ -336,7 +337,8 @@ class Memory:
         except (OSError, duckdb.Error) as error:
             raise MemoryFileError(f"cannot create a memory at {self.path}: {_first_line(error)}") from error
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
     @contextlib.contextmanager
     def _open(self, write: bool = False) -> Iterator[Any]:
@@ -370,6 +372,7 @@ class Memory:
 
     def _attach(self, read_only: bool) -> Any:
         if self._engine_pid != os.getpid():  # first use, or a fork: an engine belongs to the process that made it
+            _abandoned.append(self._engine)
             self._engine, self._engine_pid = self._new_engine(), os.getpid()
         command = f"attach {_quote(self.path)} as m" + (" (read_only)" if read_only else "")
         deadline = time.monotonic() + self.wait_s
@@ -557,9 +560,12 @@ def campaign_lock(memory_path: str | Path) -> Iterator[Path]:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         _held.add(descriptor)
-        yield path
+        try:
+            yield path
+        finally:
+            _held.discard(descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # for a child's copy too, if one was forked this instant
     finally:
-        _held.discard(descriptor)
         os.close(descriptor)
 
 

@@ -156,7 +156,8 @@ def rule_ours(alpha: float, history: tuple[PastRun, ...]) -> Stop:
             runs = [*history, *(r.past for r in completed)]
             fitted[len(completed)] = prepare(Snapshot.build(runs, loss_scale=1.0, alpha=alpha, checks=LOOKS))
         forecaster = fitted[len(completed)]
-        return bool(forecaster.outlook_of(run.level_LP[look], LOOKS[look]).p_tie < forecaster.level)
+        seen = forecaster.outlook_of(run.level_LP[look], LOOKS[look])
+        return bool(seen.p_tie < forecaster.stop_below(LOOKS[look]))
 
     return stop
 

@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import logging
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +22,7 @@ from arl_core.config import CampaignConfig, load_config, parse_overrides, preset
 from arl_core.outcome import Outcome, settle
 from arl_core.records import Experiment, source_hash, utc_now
 from arl_core.stopping import stopping_snapshot
+from flows.costs import Costs
 from flows.session import Session, open_session, resumed_config
 from flows.summary import print_summary
 from frozen_env.contract import Cause, ResearchError, RunResult, Status
@@ -31,6 +31,7 @@ from tasks.patch import Patch, patch
 from tasks.prompt import make_prompt
 from tasks.propose import propose
 from tasks.reward import make_reward
+from tasks.track import prepare, track, track_campaign
 from tasks.train import train
 from tasks.update import checkpoint, update
 
@@ -66,8 +67,6 @@ def _tracked(session: Session) -> Iterator[None]:
     if not session.config.tracking:
         yield
         return
-    from tasks.track import prepare, track_campaign
-
     prepare(session.runs_folder)
     status = "failed"
     try:
@@ -86,11 +85,11 @@ def run_seed(session: Session) -> Experiment:
     """Experiment 0: the untouched target with the preset's constants. It needs no proposal."""
     source = (session.folder / "seed_train.py").read_text(encoding="utf-8")
     session.display.candidate("the untouched target")
-    costs = Costs()
+    costs = Costs(session.after_commit)
     result = _train(session, source, 0, costs)
     outcome = settle(result, None, session.campaign.direction)
     experiment = _experiment(session, 0, outcome, result, costs, source=source, summary="the untouched target")
-    _remember(session, experiment)
+    _remember(session, experiment, costs)
     if outcome.value is None:
         raise ResearchError(
             f"the untouched target did not give a score ({outcome.cause}: {outcome.reason}); "
@@ -102,11 +101,12 @@ def run_seed(session: Session) -> Experiment:
 def run_iteration(session: Session, index: int) -> Experiment:
     """One edit: prompt, propose, patch, train, reward, update, commit, track."""
     campaign, config, display = session.campaign, session.config, session.display
-    costs = Costs()
+    costs = Costs(session.after_commit)
     incumbent = session.memory.incumbent(campaign.id)
     if incumbent is None:
         raise ResearchError(f"campaign {campaign.id} has no scored experiment to start from; start a new one")
-    policy = session.policy()
+    with costs.timed("load_policy"):
+        policy = session.policy()
     display.phase("proposing")
     with costs.timed("prompt"):
         prompt = make_prompt(session.memory, campaign, config, incumbent, index, policy.count_tokens, surroundings.ROOT)
@@ -141,7 +141,7 @@ def run_iteration(session: Session, index: int) -> Experiment:
         policy_step=session.policy_step,
         extra={"update": metrics} if metrics else {},
     )
-    _remember(session, experiment)
+    _remember(session, experiment, costs)
     return experiment
 
 
@@ -214,36 +214,17 @@ def _experiment(
     return Experiment(**(fields | known))
 
 
-def _remember(session: Session, experiment: Experiment) -> None:
+def _remember(session: Session, experiment: Experiment, costs: Costs) -> None:
     """Commit, then bring MLflow in line, then tidy up."""
     session.display.phase("remembering")
-    commit(session.memory, experiment, session.state())
+    with costs.timed("commit"):
+        commit(session.memory, experiment, session.state())
     keep = session.config.keep_weights or experiment.status is Status.KEPT
-    if session.config.tracking:
-        from tasks.track import track  # MLflow takes seconds to import
-
-        track(session.campaign, experiment, session.folder)
+    with costs.timed("track"):
+        if session.config.tracking:
+            track(session.campaign, experiment, session.folder)
     session.tidy(experiment, keep)
-
-
-class Costs:
-    """Seconds by part of one iteration. `other` is what no part accounts for."""
-
-    def __init__(self) -> None:
-        self.parts: dict[str, float] = {}
-        self._began_s = time.monotonic()
-
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        began_s = time.monotonic()
-        try:
-            yield
-        finally:
-            self.parts[part] = self.parts.get(part, 0.0) + time.monotonic() - began_s
-
-    def finished(self) -> dict[str, float]:
-        """All parts so far and `iteration`, their wall-clock total up to the commit."""
-        return self.parts | {"iteration": time.monotonic() - self._began_s}
+    session.after_commit = costs
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -30,6 +30,7 @@ from frozen_env.runtime.supervisor import Host
 if TYPE_CHECKING:
     from arl_core.policy.policy import Policy
     from arl_core.policy.rollout import Rollout
+    from flows.costs import Costs
 
 ROOT = Path(__file__).resolve().parents[1]
 MIN_FREE_MB = 512  # a candidate's weights, a policy checkpoint and logs
@@ -50,6 +51,7 @@ class Session:
     pending: list[tuple[Rollout, float]] = field(default_factory=list)
     policy_step: int = 0
     checkpoint: tuple[str, str] = ("", "")
+    after_commit: Costs | None = None
     _policy: Policy | None = None
 
     @property

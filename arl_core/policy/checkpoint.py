@@ -1,7 +1,7 @@
 """The policy on disk: adapter, value head, optimizer, random states, statistics and recent rollouts, atomically.
 
-A checkpoint is a folder of safetensors, JSON and npz (never pickle). It is written beside its place, fsynced, and renamed
-into it; `manifest.json` holds the sha256 of every file, and the digest of a checkpoint is the sha256 of that manifest.
+A checkpoint is a folder of safetensors, JSON and npz (never pickle). It is written beside its place, fsynced, and
+renamed into it; `manifest.json` holds every file's sha256, and a checkpoint's digest is the sha256 of that manifest.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ FORMAT = 1
 TENSORS, STATE, MANIFEST = "policy.safetensors", "state.json", "manifest.json"
 
 
-def write(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any], blobs: dict[str, bytes]) -> str:
+def write(folder: Path, tensors: Mapping[str, Tensor], state: dict[str, Any], blobs: dict[str, bytes]) -> str:
     """Write a checkpoint at `folder` and return its digest; what stood there before is replaced as a whole.
 
     Raises PolicyError when the disk refuses (full, read-only); an older checkpoint at `folder` is then still whole.
@@ -48,7 +49,8 @@ def write(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any], blobs
         _put(scratch, folder)
         return hashlib.sha256(manifest.encode()).hexdigest()
     except OSError as error:
-        raise PolicyError(f"cannot write the policy checkpoint {folder.name}: {error}. Free disk space and resume") from error
+        cause = f"cannot write the policy checkpoint {folder.name}: {error}"
+        raise PolicyError(f"{cause}. Free disk space and resume") from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -69,7 +71,7 @@ def read(folder: Path, digest: str = "") -> tuple[dict[str, Tensor], dict[str, A
         names: dict[str, str] = json.loads(manifest)
         for name, expected in names.items():
             if _sha256(folder / Path(name).name) != expected:
-                raise PolicyError(f"policy checkpoint {folder} is damaged: {name} changed after it was written; {remedy}")
+                raise PolicyError(f"policy checkpoint {folder} is damaged: {name} changed since; {remedy}")
         state: dict[str, Any] = json.loads((folder / STATE).read_text())
         blobs = {n: (folder / n).read_bytes() for n in names if n not in (TENSORS, STATE)}
         tensors = load_file(folder / TENSORS)
@@ -94,9 +96,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor],
     optimizer.state.clear()
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            prefix, name = "optimizer/", names[id(parameter)]
-            slots = {k.split("/")[1]: t for k, t in tensors.items() if k.startswith(prefix) and k.split("/", 2)[2] == name}
-            for slot, value in slots.items():
+            for key, value in tensors.items():
+                kind, _, rest = key.partition("/")
+                slot, _, name = rest.partition("/")
+                if kind != "optimizer" or name != names[id(parameter)]:
+                    continue
                 # Adam keeps its step count on the CPU
                 moved = value.clone() if slot == "step" else value.to(parameter.device, copy=True)
                 optimizer.state[parameter][slot] = moved

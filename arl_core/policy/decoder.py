@@ -1,13 +1,15 @@
 """The state machine that keeps one edit valid while it is sampled.
 
-Phases: `search` (choose a run of existing lines) → `replace` (what they become) → `after` (stop, or open another block) →
-`search` … → `end` (only the end token is left) → `done`. Each phase has a grammar of its own, built when it begins, because what REPLACE may be depends on what
-SEARCH chose and the second block searches the source as the first left it.
+Phases: `search` (choose a run of existing lines) → `replace` (what they become) → `after` (stop, or open another block
+and search) → `replace` … → `end` (only the end token is left) → `done`. Each phase has a grammar of its own, built when
+it begins, because what REPLACE may be depends on what SEARCH chose, and the second block searches the source as the
+first left it.
 
 Three rules narrow the grammar's mask further; the narrowed mask is the one that is sampled from and stored, so PPO sees
 the exact distribution:
 1. No void edit: where REPLACE so far says what SEARCH says (comments aside), it may neither end nor turn to a comment.
-2. Closing time: with few tokens left, tokens that close (quotes, brackets, line, block) go first, then those that open nothing.
+2. Closing time: with few tokens left, tokens that close (quotes, brackets, line, block) go first, then those that open
+   nothing.
 3. No second block without room for one.
 """
 
@@ -30,9 +32,10 @@ from arl_core.policy.searchable import Run, searchable_runs
 from arl_core.policy.settings import PolicySettings
 
 OPEN, MIDDLE, CLOSE = "<<<<<<< SEARCH\n", "=======", ">>>>>>> REPLACE"
-RESERVE_TOKENS = 40  # enough to close what is open, the last marker included
+RESERVE_TOKENS = 48  # enough to close what is open, the last marker included
 ROOM_FOR_BLOCK = 96  # tokens that another block needs: two markers, three lines to find, one to write
 OPENERS = re.compile(rb"[(\[{\"':#]|lambda|if|for")
+OPERATORS = re.compile(rb" ?[-.,*/+%@<>=!&|]| (?!=)")
 CLOSERS = re.compile(rb"[)\]}]*\n?")
 
 
@@ -47,14 +50,19 @@ class Vocabulary:
         self.guide = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size)
         self.pieces: list[bytes] = [self.guide.decode_bytes([i]) for i in range(size)]
         self.closers_V = self._where(lambda piece: piece != b"" and CLOSERS.fullmatch(piece) is not None)
+        self.header_end_V = self._where(lambda piece: piece in (b":", b"):", b":\n", b"):\n"))
         self.no_openers_V = self._where(lambda piece: OPENERS.search(piece) is None)
+        self.no_operators_V = self.no_openers_V & self._where(lambda piece: OPERATORS.match(piece) is None)
         self.line_end_V = self._where(lambda piece: piece == b"\n")
-        self.quotes_V = {q: self._where(lambda piece, q=q: piece.startswith(q.encode())) for q in "\"'"}
+        self.quotes_V = {quote: self._starting(quote.encode()) for quote in "\"'"}
         self.to_comment_V = self._where(self._turns_to_comment)
-        self.to_marker_V = self._where(lambda piece: piece.startswith(b">"))
+        self.to_marker_V = self._starting(b">")
 
     def _where(self, holds: Callable[[bytes], bool]) -> NDArray[np.bool_]:
         return np.array([holds(piece) for piece in self.pieces])
+
+    def _starting(self, start: bytes) -> NDArray[np.bool_]:
+        return self._where(lambda piece: piece.startswith(start))
 
     def closing(self, line: str) -> list[NDArray[np.bool_]]:
         """Return masks to try in turn when the edit must come to its end, given the present line so far."""
@@ -63,7 +71,9 @@ class Vocabulary:
         inside = _open_quote_or_comment(line)
         if inside == "#":
             return [self.line_end_V]
-        return [self.quotes_V[inside]] if inside else [self.closers_V, self.no_openers_V]
+        if inside:
+            return [self.quotes_V[inside]]
+        return [self.closers_V, self.header_end_V, self.no_operators_V, self.no_openers_V]
 
     @staticmethod
     def _turns_to_comment(piece: bytes) -> bool:
@@ -127,8 +137,9 @@ class EditDecoder:
     def allowed(self) -> NDArray[np.bool_]:
         """Return the mask over the vocabulary, [V]. At least one token is allowed."""
         if self.phase == "end":
-            return np.arange(self.vocabulary.size) == self.vocabulary.end_id
-        allowed_V = self._grammar_mask()
+            end_V: NDArray[np.bool_] = np.arange(self.vocabulary.size) == self.vocabulary.end_id
+            return end_V
+        allowed_V: NDArray[np.bool_] = self._grammar_mask()
         if self.phase == "replace":
             allowed_V = self._narrow(allowed_V)
         if not allowed_V.any():
@@ -236,7 +247,8 @@ class EditDecoder:
         packed = np.zeros((self.vocabulary.size + 31) // 32, dtype=np.int32)
         self._matcher.unsafe_compute_mask_ptr(packed.ctypes.data, packed.nbytes)
         bits = np.unpackbits(packed.view(np.uint8), bitorder="little")[: self.vocabulary.size]
-        return bits.astype(bool)
+        allowed_V: NDArray[np.bool_] = bits.astype(bool)
+        return allowed_V
 
     def _narrow(self, allowed_V: NDArray[np.bool_]) -> NDArray[np.bool_]:
         assert self.run is not None
@@ -251,7 +263,6 @@ class EditDecoder:
             if (allowed_V & closing_V).any():
                 return allowed_V & closing_V
         return allowed_V
-
 
     def _header_first(self, line: str) -> list[NDArray[np.bool_]]:
         """Return the mask that turns a line towards the header that must end the text, while it still can."""

@@ -20,7 +20,8 @@ def gae(reward: float, values_F: Tensor, gamma: float, lam: float) -> Tensor:
     """Return the advantages of one edit's decisions, [F], for a reward that comes after the last one.
 
     values_F is the baseline before each decision, in the reward's units. The episode ends with the edit, so nothing is
-    bootstrapped. With gamma = lam = 1 it is reward − values_F. An empty edit gives an empty tensor. Source: [S16] eq. 16.
+    bootstrapped. With gamma = lam = 1 it is reward − values_F. An empty edit gives an empty tensor. Source: [S16] eq.
+    16.
     """
     advantages_F = torch.zeros_like(values_F)
     running, following = 0.0, 0.0
@@ -33,7 +34,9 @@ def gae(reward: float, values_F: Tensor, gamma: float, lam: float) -> Tensor:
     return advantages_F
 
 
-def policy_loss(logprobs_N: Tensor, old_logprobs_N: Tensor, advantages_N: Tensor, clip: float) -> tuple[Tensor, Metrics]:
+def policy_loss(
+    logprobs_N: Tensor, old_logprobs_N: Tensor, advantages_N: Tensor, clip: float
+) -> tuple[Tensor, Metrics]:
     """Return the clipped surrogate, averaged over tokens, to be minimised. Source: [S17] eq. 7, [H22] detail 8.
 
     Metrics as cleanrl names them: old_approx_kl (k1 of [K]), approx_kl (k3, never negative), clipfrac, ratio_max.
@@ -55,7 +58,7 @@ def policy_loss(logprobs_N: Tensor, old_logprobs_N: Tensor, advantages_N: Tensor
 
 
 def value_loss(values_N: Tensor, returns_N: Tensor) -> tuple[Tensor, Metrics]:
-    """Return half the mean squared error. Not clipped: Andrychowicz et al. 2021 found that clipping it does not help."""
+    """Return half the mean squared error. Not clipped: it does not help (Andrychowicz et al. 2021)."""
     loss = 0.5 * (values_N - returns_N).square().mean()
     return loss, {"value_loss": loss.item()}
 

@@ -1,3 +1,4 @@
+# ruff: noqa: N815 (fields that are tensors carry shape suffixes)
 """The network: a frozen base, a LoRA adapter that learns, a value head, and the forward passes that PPO needs.
 
 Legend of shapes: P prompt tokens, T completion tokens, F free tokens of one edit, R rollouts of one prompt, D width,
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from arl_core.errors import PolicyError
@@ -79,7 +81,7 @@ class Network:
                     warnings.simplefilter("ignore", FutureWarning)
                     self.peft = get_peft_model(base, config, adapter_name=ADAPTER)
             except ValueError as error:
-                raise PolicyError(f"policy.lora_targets {settings.lora_targets} do not fit the model: {error}") from error
+                raise PolicyError(f"policy.lora_targets {settings.lora_targets} do not fit: {error}") from error
             self.head = ValueHead(base.config.hidden_size)
         self.peft.eval()  # no dropout anywhere: sampling and learning must agree
         self.decoder = base.get_decoder()
@@ -105,12 +107,12 @@ class Network:
 
     # --- passes -------------------------------------------------------------------------------------------------------
 
-    def prefill(self, ids_P: Sequence[int]) -> Any:
-        """Return the cache of keys and values of all but the last prompt token, without gradients; None for one token."""
+    def prefill(self, ids_P: NDArray[np.int64]) -> Any:
+        """Return keys and values of all but the last prompt token, without gradients; None for one token."""
         if len(ids_P) < 2:
             return None
         with torch.no_grad():
-            ids = torch.as_tensor(np.asarray(ids_P)[None, :-1], device=self.device)
+            ids = torch.as_tensor(ids_P[None, :-1], device=self.device)
             return self.decoder(input_ids=ids, use_cache=True).past_key_values
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
@@ -118,7 +120,7 @@ class Network:
         return logits_NV
 
     def judge(self, rollouts: Sequence[Rollout]) -> list[Judged]:
-        """Return logits and values at the free tokens of rollouts that share one prompt; gradients as enabled outside."""
+        """Return logits and values at the free tokens of rollouts of one prompt; gradients as enabled outside."""
         prompt = rollouts[0].prompt_ids
         assert all(np.array_equal(r.prompt_ids, prompt) for r in rollouts), "rollouts of one prompt"
         longest = max(len(r.completion_ids) for r in rollouts)

@@ -1,9 +1,9 @@
 """The policy: a language model that proposes edits and learns from their rewards.
 
-    policy = Policy.load(settings, data_dir, say)
-    rollout = policy.propose(prompt, source, seed)      # one edit, valid by construction
-    metrics = policy.update([rollout, ...], [reward, ...])
-    digest = policy.save(folder); policy.restore(folder, digest)
+policy = Policy.load(settings, data_dir, say)
+rollout = policy.propose(prompt, source, seed)      # one edit, valid by construction
+metrics = policy.update([rollout, ...], [reward, ...])
+digest = policy.save(folder); policy.restore(folder, digest)
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Policy:
 
     def save(self, folder: Path) -> str:
         """Write all that continues this policy bit for bit, atomically; return the checkpoint's sha256 digest."""
-        tensors = {f"parameter/{name}": p for name, p in self._parameters.items()}
+        tensors: dict[str, torch.Tensor] = {f"parameter/{name}": p for name, p in self._parameters.items()}
         tensors |= checkpoint.optimizer_tensors(self.optimizer, self._names)
         tensors |= checkpoint.random_tensors()
         state = {
@@ -133,7 +133,7 @@ class Policy:
         stored = {k.removeprefix("parameter/"): t for k, t in tensors.items() if k.startswith("parameter/")}
         shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
         if {name: tuple(t.shape) for name, t in stored.items()} != shapes:
-            raise PolicyError(f"policy checkpoint {folder} is of another model or adapter; keep policy.* as it was saved")
+            raise PolicyError(f"policy checkpoint {folder} is of another model or adapter; keep policy.* as saved")
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(stored[name])

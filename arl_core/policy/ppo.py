@@ -1,24 +1,25 @@
+# ruff: noqa: N815 (fields that are tensors carry shape suffixes)
 """The PPO update, from rollouts and rewards to an optimizer step and its metrics.
 
 Implementation details, each with its source. [H22]: Huang et al. 2022, The 37 Implementation Details of PPO (cleanrl);
 [S17]: Schulman et al. 2017; [S16]: Schulman et al. 2016; [Z19]: Ziegler et al. 2019; [H16]: van Hasselt et al. 2016.
 
- 1. One edit is one episode: the reward comes at its last decision, γ = 1, λ = 1. At λ = 0.95 the choice of the line, some
-    60 decisions earlier, would see 5 % of the credit. [S16] section 3
+ 1. One edit is one episode: the reward comes at its last decision, γ = 1, λ = 1. At λ = 0.95 the choice of the line,
+    some 60 decisions earlier, would see 5 % of the credit. [S16] section 3
  2. A step of the episode is a *free* token. Tokens that the grammar forces are no decisions: log-probability 0, and
     outside of every average.
- 3. Rewards are centred and scaled by running statistics over edits (PopArt's idea [H16]), from before this batch; only the
-    first batch is measured by itself. The value head then corrects the baseline, token by token.
+ 3. Rewards are centred and scaled by running statistics over edits (the idea of PopArt [H16]), from before this batch;
+    only the first batch is measured by itself. The value head then corrects the baseline, token by token.
  4. Advantages are scaled across edits and never whitened over tokens: all tokens of an edit keep the sign of its
-    outcome up to the value head's opinion. (Departs from [H22] detail 7, which would push half of a good edit's tokens down.)
+    outcome up to the value head's opinion. (Departs from [H22] detail 7: that pushes half its tokens down.)
  5. Ratios are taken under the sampling masks and temperature, so they start at 1 and approx_kl at 0.
  6. Clipped surrogate, clip 0.2 [S17 eq. 7]; mean over all free tokens of the batch, so an edit weighs by its decisions.
- 7. Value loss 0.5 · MSE, coefficient 0.5, not clipped; its gradient stops at the hidden state. The head has its own step size.
- 8. Entropy bonus 0.01 [H22 detail 10] under the masks, over free tokens. Answer to collapse: below `ENTROPY_FLOOR` of its
+ 7. Value loss 0.5 · MSE, coefficient 0.5, not clipped; its gradient stops at the hidden state; a step size of its own.
+ 8. Entropy bonus 0.01 [H22 detail 10] under the masks, over free tokens. On collapse, below `ENTROPY_FLOOR` of its
     level at the start, the coefficient doubles with each update up to 32 times; above, it halves back.
- 9. KL to the warm-started reference (adapter off), exact over the allowed tokens, as a loss term [Z19 puts it in the reward].
+ 9. KL to the warm-started reference (adapter off), exact over the allowed tokens, a loss term ([Z19]: in the reward).
 10. Several epochs over the whole batch as one minibatch; gradients accumulate over groups of equal prompts.
-11. An epoch whose approx_kl exceeds target_kl takes no step and ends the update (Stable-Baselines3 checks before the step too).
+11. An epoch whose approx_kl exceeds target_kl takes no step and ends the update (Stable-Baselines3 does so too).
 12. Adam with eps 1e-5 [H22 detail 3], no annealing (weeks have no end), gradient norms clipped at 0.5 [H22 detail 11],
     adapter and head apart.
 13. Reused rollouts keep the log-probabilities that they were sampled with; one that drifted beyond reuse_kl rests.
@@ -147,7 +148,11 @@ def update(
 
 
 def _prepare(
-    pairs: Sequence[tuple[Rollout, float]], fresh: int, statistics: Statistics, network: Network, settings: PolicySettings
+    pairs: Sequence[tuple[Rollout, float]],
+    fresh: int,
+    statistics: Statistics,
+    network: Network,
+    settings: PolicySettings,
 ) -> list[_Edit]:
     statistics.begin([reward for _, reward in pairs[:fresh]])
     edits = []
@@ -172,7 +177,11 @@ def _prepare(
 
 
 def _epochs(
-    network: Network, optimizer: torch.optim.Optimizer, statistics: Statistics, edits: list[_Edit], settings: PolicySettings
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    statistics: Statistics,
+    edits: list[_Edit],
+    settings: PolicySettings,
 ) -> Metrics:
     groups = [[edits[i] for i in g] for g in group_equal([e.rollout.prompt_ids for e in edits])]
     total = sum(len(e.actions_F) for e in edits)
@@ -257,7 +266,7 @@ def _accumulate(
         terms = {**terms, **value_terms, "entropy": entropy.item(), "kl_ref": kl.item(), "loss": loss.item()}
         sums.add(terms, len(edit.actions_F))
     if losses:
-        torch.stack(losses).sum().backward()
+        torch.autograd.backward(torch.stack(losses).sum())
 
 
 def _clip(optimizer: torch.optim.Optimizer, limit: float) -> Metrics:

@@ -31,7 +31,8 @@ sum: factor (BINARY factor)*
 factor: SIGN? power
 power: primary ("**" factor)?
 primary: atom trailer*
-atom: LOAD | NUMBER | STRING | FSTRING | CONSTANT | "(" inside? ")" | "[" inside? "]" | "{" pairs? "}"
+atom: LOAD | NUMBER | STRING | FSTRING | CONSTANT | "(" group? ")" | "[" inside? "]" | "{" pairs? "}"
+group: expr (", " expr)* ","? | expr comprehension
 inside: item (", " item)* ","? | expr comprehension
 item: "*"? expr
 pairs: pair (", " pair)* ","? | pair comprehension
@@ -54,9 +55,9 @@ SIGN: "-" | "~"
 AUGMENT: " += " | " -= " | " *= " | " /= "
 CONSTANT: "True" | "False" | "None"
 NUMBER: /(0|[1-9][0-9]{0,8}(_[0-9]{3}){0,3})(\.[0-9]{1,8})?(e-?[1-9][0-9]?)?/
-STRING: /"[^"\\\n\r]{0,80}"/ | /'[^'\\\n\r]{0,80}'/
-FSTRING: /f"([^"\\\n\r{}]{0,40}\{[a-z_][a-z_.]{0,20}(:[.,0-9a-z]{1,5})?\}){1,3}[^"\\\n\r{}]{0,40}"/
-END: /(  # [^\n\r]{0,100})?\n/
+STRING: /"[ !#-\[\]-~]{0,80}"/ | /'[ -&(-\[\]-~]{0,80}'/
+FSTRING: /f"([ !#-\[\]-z|~]{0,40}\{[a-z_][a-z_.]{0,20}(:[.,0-9a-z]{1,5})?\}){1,3}[ !#-\[\]-z|~]{0,40}"/
+END: /(  # [ -~]{0,100})?\n/
 """
 
 SIMPLE = r"""
@@ -75,7 +76,7 @@ HEADERS = {
     "class": '"class " NEW ("(" primary (", " primary)* ")")?',
 }
 
-ALWAYS_KNOWN = tuple(n for n in dir(builtins) if not n.startswith("_") and not n[0].isupper()) + ("self", "torch")
+ALWAYS_KNOWN = {n for n in dir(builtins) if not n.startswith("_") and not n[0].isupper()} | {"self", "torch"}
 FORBIDDEN = {"eval", "exec", "compile", "open", "input", "breakpoint", "exit", "quit", "help", "copyright", "credits"}
 
 
@@ -115,13 +116,13 @@ def replace_grammar(
     flow = ['"return" (" " exprs)?'] if in_function else []
     flow += ['"break"', '"continue"'] if in_loop else []
     simple = SIMPLE + "".join(f"      | {rule}\n" for rule in flow)
-    known = (identifiers(source) | set(ALWAYS_KNOWN)) - FORBIDDEN
+    known = (identifiers(source) | ALWAYS_KNOWN) - FORBIDDEN
     rules = [f'IND{k}: "{" " * INDENT * k}"' if k else "" for k in range(depth, depth + DEEPEST + 1)]
     for k in range(depth, depth + DEEPEST + 1):
         indent = f"IND{k} " if k else ""
         options = [f"{indent}simple END"]
         if k < depth + DEEPEST:
-            block = f":\" END stmt{k + 1}{{1,{NESTED_LINES}}}"
+            block = f':" END stmt{k + 1}{{1,{NESTED_LINES}}}'
             for word in ("if", "for", "while", "with", "def"):
                 tail = f' ({indent}"else{block})?' if word == "if" else ""
                 options.append(f'{indent}{HEADERS[word]} "{block}{tail}')

@@ -1,3 +1,4 @@
+# ruff: noqa: N815 (fields that are tensors carry shape suffixes)
 """One sampled edit with everything that PPO needs of it, as plain data that survives a restart.
 
 Legend of shapes: T tokens of the completion, F free tokens (more than one token was allowed), V vocabulary, B = ⌈V/8⌉.
@@ -30,8 +31,9 @@ class Rollout:
     """One sampled edit.
 
     logprobs_T: nats, float32, of each token under the masked and tempered distribution that it was drawn from; 0 where
-    the grammar left one choice. values_T: the value head's answer before each token, in standard deviations of the reward
-    from its running mean; 0 where forced. masks_FB: allowed tokens at each free position, np.packbits little-endian.
+    the grammar left one choice. values_T: the value head's answer before each token, in standard deviations of the
+    reward from its running mean; 0 where forced. masks_FB: allowed tokens at each free position, np.packbits
+    little-endian.
     """
 
     prompt: str
@@ -91,5 +93,5 @@ class Rollout:
                 raise ValueError("unknown format")
             blocks = tuple(EditBlock(**block) for block in meta.pop("blocks"))
             return cls(blocks=blocks, **meta, **arrays)
-        except Exception as error:  # zipfile, json and numpy each have their own; a torn file is one case for the caller
+        except Exception as error:  # zipfile, json and numpy each have their own; the caller has one
             raise PolicyError(f"a stored rollout cannot be read ({error}); drop it and sample again") from error

@@ -25,8 +25,10 @@ from arl_core.policy.settings import PolicySettings
 class _Row:
     """One edit in the making."""
 
-    def __init__(self, prompt_ids: NDArray[np.int64], source: str, seed: int, vocabulary: Vocabulary, s: PolicySettings):
-        self.decoder = EditDecoder(source, vocabulary, s)
+    def __init__(
+        self, prompt_ids: NDArray[np.int64], source: str, seed: int, vocabulary: Vocabulary, settings: PolicySettings
+    ) -> None:
+        self.decoder = EditDecoder(source, vocabulary, settings)
         self.generator = torch.Generator().manual_seed(seed)
         self.seed = seed
         self.free: list[bool] = []
@@ -127,9 +129,7 @@ def _run(network: Network, rows: list[_Row], prompt_P: NDArray[np.int64]) -> Non
         active = [active[i] for i in going]
 
 
-def _finish(
-    row: _Row, prompt: str, prompt_ids: NDArray[np.int64], settings: PolicySettings, seconds: float
-) -> Rollout:
+def _finish(row: _Row, prompt: str, prompt_ids: NDArray[np.int64], settings: PolicySettings, seconds: float) -> Rollout:
     tokens = row.decoder.tokens
     size = -(-row.decoder.vocabulary.size // 8)
     return Rollout(

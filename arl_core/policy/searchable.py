@@ -2,7 +2,7 @@
 
 The rule for ambiguity: a run that occurs more than once in the source is left out; the same lines become available with
 a neighbour that makes them unique. Runs are whole logical lines (a bracketed expression counts with all its lines),
-neither start nor end blank, hold more than documentation, and either close at their own depth or end in one block header.
+neither start nor end blank, hold more than documentation, and either close at their own depth or end in a block header.
 """
 
 from __future__ import annotations

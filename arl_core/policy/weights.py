@@ -79,7 +79,9 @@ def adapter_folder(settings: PolicySettings) -> Path | None:
         return SHIPPED_ADAPTER if settings.model == "embedded" and shipped.is_file() else None
     folder = Path(settings.adapter)
     if not (folder / "adapter_config.json").is_file():
-        raise PolicyError(f"no adapter_config.json in {settings.adapter!r}; set policy.adapter to a LoRA folder or none")
+        raise PolicyError(
+            f"no adapter_config.json in {settings.adapter!r}; name a LoRA folder in policy.adapter, or none"
+        )
     return folder
 
 

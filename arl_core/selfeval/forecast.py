@@ -18,6 +18,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from arl_core.selfeval.curve import GRID, Curve, levels
 from arl_core.selfeval.regression import Regression, student_cdf
@@ -25,12 +26,14 @@ from arl_core.selfeval.snapshot import Snapshot
 
 Array = NDArray[np.float64]
 
-PAST = (0.75, 0.5)  # the recent past: levels at these shares of the elapsed fraction, minus the level now
+PAST = (0.8, 0.6, 0.4, 0.2)  # the recent past: levels at these shares of the elapsed fraction, minus the level now
 FIRST_LOOK = 0.08  # before this fraction the start still shows more than the run
 NEVER_JUDGED = 4  # the first runs of a campaign run whole, so they calibrate without selection
-_NEAR = 0.01  # relative distance from the incumbent's final within which completed runs count most in the tie
+_NEAR = 0.005  # relative distance from the incumbent's final within which completed runs count most in the tie
 _ENOUGH = 8.0  # widen that distance until completed runs weigh as much as so many
 _CLIP = 0.07  # features beyond ±7 % of the loss are as good as 7 %
+_PAST_SD = 0.05  # prior of the recent past's coefficients around zero
+_PATIENCE = 1.5  # a check at fraction f asks for 1 + 1.5·f times the evidence: late errors cost more than they save
 _DOF0 = 4.0  # the prior on the residual scale is worth so many runs
 _PRIOR_PATHS = 10.0  # the prior on the smallest p of a whole run is worth so many runs
 _EFFECTIVE_LOOKS = 3.0  # a run's checks are so strongly correlated that they count as this many independent ones
@@ -39,6 +42,10 @@ _EFFECTIVE_LOOKS = 3.0  # a run's checks are so strongly correlated that they co
 def prior_scale(fraction: float) -> float:
     """Guess the relative residual scale of a level at a fraction, before any run has taught better."""
     return 0.008 + 0.02 * float(np.exp(-fraction / 0.08))
+
+
+def _patience(fraction: float) -> float:
+    return 1.0 + _PATIENCE * fraction
 
 
 @dataclass(frozen=True)
@@ -106,16 +113,16 @@ class Forecaster:
 
         gap_N = self.final_N - self.incumbent
         tie_NP = np.column_stack([np.ones_like(now_N), gap_N, past_NP])
-        prior_sd_P = np.array([0.5, 0.25] + [0.3] * len(PAST))
+        prior_sd_P = np.array([0.5, 0.25] + [_PAST_SD] * len(PAST))
         tie = Regression.fit(
             tie_NP, now_N - self.incumbent, weight_N, np.array([0.0, 0.8] + [0.0] * len(PAST)), prior_sd_P, s0, _DOF0
         )
-        p_N = np.where(known_N, 1 - student_cdf(tie.loo_z_N, tie.dof), 1.0)
+        p_N = np.where(known_N, np.clip(student_cdf(-tie.loo_z_N, tie.dof), 1e-12, 1 - 1e-12), 1 - 1e-12)
 
         level_0 = self.incumbent + float(tie.mean_P[0])
         forward_NP = np.column_stack([np.ones_like(now_N), np.clip(now_N - level_0, -_CLIP, 2 * _CLIP), past_NP])
         even_N = known_N.astype(np.float64)
-        forward_sd_P = np.array([0.5, 0.3] + [0.3] * len(PAST))
+        forward_sd_P = np.array([0.5, 0.3] + [_PAST_SD] * len(PAST))
         forecast = Regression.fit(
             forward_NP, gap_N, even_N, np.array([0.0, 0.8] + [0.0] * len(PAST)), forward_sd_P, s0, _DOF0
         )
@@ -132,30 +139,34 @@ class Forecaster:
             column_N = (1 - share) * column_N + share * self.level_NC[:, high]
         return np.asarray(column_N / self.unit, dtype=np.float64)
 
-    @cached_property
-    def level(self) -> float:
-        """The probability under which a run is stopped: at most alpha of runs that tie ever fall under it, all checks together.
+    def stop_below(self, fraction: float) -> float:
+        """Give the p_tie under which a run is stopped at a fraction. All checks together keep the promise of alpha."""
+        return float(special.ndtr(-self.strictness * _patience(fraction)))
 
-        Conformal over whole paths: each completed run that was never judged is replayed as if it tied, and its smallest
-        left-out p over the planned checks is one draw; a prior worth a few runs stands in while there are few draws.
+    @cached_property
+    def strictness(self) -> float:
+        """How many standard deviations, times patience, stop a run: at most alpha of runs that tie ever show as many.
+
+        Conformal over whole paths: each completed run that was never judged is replayed as if it tied, and its worst
+        left-out deviation over the planned checks is one draw; a prior worth a few runs stands in while there are few draws.
         """
         alpha = self.snapshot.alpha
-        checks = [f for f in self.snapshot.checks if FIRST_LOOK <= f < 1]
+        checks = [f for f in self.snapshot.checks if FIRST_LOOK <= f < 1] or [0.5]
         clean_N = ~self.own_N
         clean_N[np.flatnonzero(self.own_N)[:NEVER_JUDGED]] = True
         weight_N = np.where(clean_N, self.near_N, 0.0)
-        if not checks:
-            return alpha / _EFFECTIVE_LOOKS
-        smallest_N = np.min([self.look(f).p_N for f in checks], axis=0)
-        order = np.argsort(smallest_N)
-        steps = np.cumsum(weight_N[order])
-        total = _PRIOR_PATHS + steps[-1] + 1.0  # + 1: the run being judged, as conformal prediction counts it
-        grid = np.linspace(0, alpha, 201)[1:]
-        below = np.searchsorted(smallest_N[order], grid, side="right")
-        seen = np.where(below > 0, steps[np.maximum(below - 1, 0)], 0.0)
-        risk = (_PRIOR_PATHS * np.minimum(1.0, _EFFECTIVE_LOOKS * grid) + seen) / total
-        allowed = grid[risk <= alpha]
-        return float(allowed[-1]) if len(allowed) else float(grid[0])
+        worst_N = np.max([-special.ndtri(self.look(f).p_N) / _patience(f) for f in checks], axis=0)
+        grid = np.linspace(0.0, 4.0, 401)
+        order = np.argsort(worst_N)
+        beyond = weight_N.sum() - np.concatenate([[0.0], np.cumsum(weight_N[order])])
+        seen = beyond[np.searchsorted(worst_N[order], grid, side="right")]
+        one_look = np.mean([special.ndtr(-grid * _patience(f)) for f in checks], axis=0)
+        # + 1: the run being judged counts as one more that may go beyond, as conformal prediction has it.
+        risk = (_PRIOR_PATHS * np.minimum(1.0, _EFFECTIVE_LOOKS * one_look) + seen + alpha) / (
+            _PRIOR_PATHS + weight_N.sum() + 1.0
+        )
+        enough = grid[risk <= alpha]
+        return float(enough[0]) if len(enough) else float(grid[-1])
 
     def outlook(self, curve: Curve, fraction: float) -> Outlook:
         """Judge a run by its curve so far. NaN fields when the curve is empty."""
@@ -168,7 +179,7 @@ class Forecaster:
         look = self.look(fraction)
         past_P = _features(level_1P[None, 1:] - level_1P[0], look.centre_P)[0]
         centre, scale = look.tie.predict(np.concatenate([[1.0, 0.0], past_P]))
-        p_tie = 1 - float(student_cdf((level_1P[0] - self.incumbent - centre) / scale, look.tie.dof))
+        p_tie = float(student_cdf(-(level_1P[0] - self.incumbent - centre) / scale, look.tie.dof))
         ahead = np.clip(level_1P[0] - self.incumbent - look.tie.mean_P[0], -_CLIP, 2 * _CLIP)
         middle, spread = look.forecast.predict(np.concatenate([[1.0, ahead], past_P]))
         reach = 1.64 * spread * (1 + 2 / look.forecast.dof)  # a 90 % interval, Student-t to first order

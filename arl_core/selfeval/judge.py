@@ -54,7 +54,7 @@ def prepare(snapshot: Snapshot) -> Forecaster | None:
     if snapshot.incumbent is None or (own < NEVER_JUDGED and earlier < ENOUGH_EARLIER):
         return None
     forecaster = Forecaster(snapshot)
-    _ = forecaster.level
+    _ = forecaster.strictness
     return forecaster
 
 
@@ -98,10 +98,11 @@ def our_verdict(snapshot: Snapshot, forecaster: Forecaster | None, curve: Curve,
     if at < FIRST_LOOK or len(curve.loss_N) == 0:
         return Verdict(False, f"too early to judge at {fraction:.0%} of the budget", "ours", fraction, incumbent=incumbent)
     seen = forecaster.outlook(curve, at)
-    stop = seen.p_tie < forecaster.level
+    level = forecaster.stop_below(at)
+    stop = seen.p_tie < level
     reason = (
         f"at {fraction:.0%} a run that ties the incumbent looks this bad with probability {seen.p_tie:.3f}, "
-        f"{'under' if stop else 'not under'} the level {forecaster.level:.3f}; forecast {seen.forecast:.4f} "
+        f"{'under' if stop else 'not under'} the level {level:.3f}; forecast {seen.forecast:.4f} "
         f"[{seen.low:.4f}, {seen.high:.4f}] against {incumbent:.4f}"
     )
     return Verdict(stop, reason, "ours", fraction, seen.forecast, seen.low, seen.high, seen.p_tie, incumbent)

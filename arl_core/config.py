@@ -54,7 +54,9 @@ class EditSettings(Settings):
 class RewardSettings(Settings):
     """The reward's scale and penalties (docs/metrics.md); every reward lies in [-1, 1]."""
 
-    scale: float = Field(0.02, gt=0, description="gain in the metric's units at which the reward reaches tanh(1) = 0.76")
+    scale: float = Field(
+        0.02, gt=0, description="gain in the metric's units at which the reward reaches tanh(1) = 0.76"
+    )
     loss_weight: float = Field(0.5, gt=0, lt=1, description="most that a scored run below the incumbent can lose")
     invalid: float = Field(-0.6, ge=-1, le=0, description="reward of a rejected or duplicate edit: cost no training")
     crashed: float = Field(-0.8, ge=-1, le=0, description="reward of a crashed run")
@@ -72,7 +74,10 @@ class StoppingSettings(Settings):
 
     rule: Literal["ours", "naive", "none"] = Field("ours", description="which verdict is asked at each check")
     alpha: float = Field(
-        0.03, gt=0, lt=0.5, description="most probability of killing a run that would have become the best, over all its checks"
+        0.03,
+        gt=0,
+        lt=0.5,
+        description="most probability of killing a run that would have become the best, over all its checks",
     )
     history: bool = Field(True, description="calibrate on earlier campaigns of the same frozen environment too")
 
@@ -86,10 +91,14 @@ class CampaignConfig(Settings):
     source: str = Field("target/train.py", description="the file that the policy edits")
     memory: str = Field("mlruns/memory.duckdb", description="DuckDB file that remembers every experiment")
     tracking: bool = Field(True, description="log to MLflow (mlruns/mlflow.db)")
-    keep_weights: bool = Field(False, description="keep the submitted weights of every experiment, not only of the best")
+    keep_weights: bool = Field(
+        False, description="keep the submitted weights of every experiment, not only of the best"
+    )
     environment: EnvironmentSpec
-    target: dict[str, Constant] = Field(default_factory=dict, description="constants written into the campaign's own train.py")
-    policy: PolicySettings = Field(default_factory=PolicySettings)
+    target: dict[str, Constant] = Field(
+        default_factory=dict, description="constants written into the campaign's own train.py"
+    )
+    policy: PolicySettings = Field(default_factory=PolicySettings)  # type: ignore[arg-type]
     prompt: PromptSettings = Field(default_factory=PromptSettings)  # type: ignore[arg-type]
     edit: EditSettings = Field(default_factory=EditSettings)  # type: ignore[arg-type]
     reward: RewardSettings = Field(default_factory=RewardSettings)  # type: ignore[arg-type]

@@ -75,7 +75,9 @@ def build_prompt(given: PromptInput, count_tokens: CountTokens, limit_tokens: in
     fixed_tokens = count_tokens(head) + count_tokens(task)
     room = limit_tokens - fixed_tokens
     if room < 0:
-        raise ValueError(f"policy.prompt_tokens = {limit_tokens} cannot hold the fixed parts of the prompt ({fixed_tokens} tokens)")
+        raise ValueError(
+            f"policy.prompt_tokens = {limit_tokens} cannot hold the fixed parts of the prompt ({fixed_tokens} tokens)"
+        )
     left_out: list[str] = []
     agenda = _cut_lines(_section("Agenda", given.agenda.strip()), count_tokens, int(room * AGENDA_SHARE))
     if len(agenda.strip()) < len(given.agenda.strip()):
@@ -195,13 +197,17 @@ def _pieces(source: str) -> list[_Piece]:
             starts.append(i)
     bounds = [_first_line(body[i]) for i in starts[1:]]
     edges = [0, *bounds, len(lines)]
-    return [_Piece("".join(lines[a:b]), kinds[i]) for i, a, b in zip(starts, edges[:-1], edges[1:], strict=True)] if body else []
+    return (
+        [_Piece("".join(lines[a:b]), kinds[i]) for i, a, b in zip(starts, edges[:-1], edges[1:], strict=True)]
+        if body
+        else []
+    )
 
 
 def _first_line(node: ast.stmt) -> int:
     """Zero-based first line of a statement, its decorators included."""
-    decorators = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(d.lineno for d in decorators)]) - 1
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)]) - 1
 
 
 def _is_definition(node: ast.stmt) -> bool:

@@ -24,7 +24,7 @@ Made by `python -m arl_core.reference > docs/settings.md`; a test compares the t
 
 def render() -> str:
     """Return the page as Markdown."""
-    groups = [("Campaign", CampaignConfig, "")]
+    groups: list[tuple[str, type[BaseModel], str]] = [("Campaign", CampaignConfig, "")]
     for name, field in CampaignConfig.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             groups.append((name, field.annotation, f"{name}."))
@@ -38,12 +38,14 @@ def render() -> str:
             shown = "" if default is PydanticUndefined else f"`{default!r}`"
             parts.append(f"| `{prefix}{name}` | {shown} | {_cell(field.description or '')} |")
         parts.append("")
-    parts.append("## environment\n\nThe frozen environment's constants; a run's results compare only under equal ones.\n")
+    parts.append(
+        "## environment\n\nThe frozen environment's constants; a run's results compare only under equal ones.\n"
+    )
     parts.append("| setting | default | meaning |\n|---|---|---|")
     comments = _field_comments()
-    for field in dataclasses.fields(EnvironmentSpec):
-        shown = "" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
-        parts.append(f"| `environment.{field.name}` | {shown} | {_cell(comments.get(field.name, ''))} |")
+    for constant in dataclasses.fields(EnvironmentSpec):
+        shown = "" if constant.default is dataclasses.MISSING else f"`{constant.default!r}`"
+        parts.append(f"| `environment.{constant.name}` | {shown} | {_cell(comments.get(constant.name, ''))} |")
     parts.append(
         "\n## target\n\n`target.NAME` writes an UPPERCASE constant of `target/train.py` into the campaign's own copy when it starts; "
         "from then on that file alone decides.\n"

@@ -16,7 +16,9 @@ def stopping_snapshot(memory: Memory, campaign: Campaign, config: CampaignConfig
     Earlier campaigns count only when they ran on the same frozen environment: the digest decides.
     """
     runs = [
-        PastRun.from_curve(Curve.from_reports(one.reports), one.value, one.campaign_id, own=one.campaign_id == campaign.id)
+        PastRun.from_curve(
+            Curve.from_reports(one.reports), one.value, one.campaign_id, own=one.campaign_id == campaign.id
+        )
         for one in memory.completed_runs(campaign.environment_digest)
         if one.value is not None and (config.stopping.history or one.campaign_id == campaign.id)
     ]

@@ -15,9 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from flows import surroundings  # noqa: F401  sets Prefect's surroundings; must come before it
 from arl_core.memory import Memory
 from arl_core.records import Experiment
+from flows import surroundings  # noqa: F401  sets Prefect's surroundings; must come before it
 from flows.research import research
 
 NOT_OVERHEAD = ("propose", "update", "checkpoint", "load_policy", "startup", "training", "scoring")
@@ -66,7 +66,9 @@ def overhead(experiments: list[Experiment]) -> dict[str, dict[str, float]]:
         costs = dict(one.costs)
         total = costs.pop("iteration") + costs.pop("before/between", 0.0)
         waited = costs.pop("run", 0.0)
-        costs["host_and_messages"] = max(0.0, waited - sum(costs.get(part, 0.0) for part in ("startup", "training", "scoring")))
+        costs["host_and_messages"] = max(
+            0.0, waited - sum(costs.get(part, 0.0) for part in ("startup", "training", "scoring"))
+        )
         known = sum(costs.values())
         row = {part: seconds for part, seconds in costs.items() if part not in NOT_OVERHEAD}
         row["other"] = total - known

@@ -25,6 +25,7 @@ from arl_core.selfeval.forecast import FIRST_LOOK, PAST
 from arl_core.selfeval.judge import prepare
 from arl_core.selfeval.naive import power_law
 from arl_core.selfeval.snapshot import DEFAULT_ALPHA, PastRun, Snapshot
+from frozen_env.contract import Status
 
 LOOKS = tuple(k / 20 for k in range(1, 20))
 RULES = ("none", "naive", "median", "hyperband", "ours")
@@ -47,6 +48,8 @@ class Run:
 
 def load(path: Path) -> list[Run]:
     """Read recorded runs, sorted by group and name. ValueError when none has a final result."""
+    if path.suffix in (".duckdb", ".db"):
+        return _load_memory(path)
     import duckdb
 
     rows = duckdb.sql(
@@ -57,16 +60,35 @@ def load(path: Path) -> list[Run]:
     for group, run_id, time_s, train_loss, val_loss in rows:
         run = points.setdefault((group, run_id), [])
         run += [(time_s, loss, held) for loss, held in ((train_loss, False), (val_loss, True)) if loss is not None]
-    runs = [_run(group, np.array(run, dtype=np.float64)) for (group, _), run in points.items()]
+    runs = []
+    for (group, _), run in points.items():
+        point_N3 = np.array(run, dtype=np.float64)
+        time_s_N, held_out_N = point_N3[:, 0], point_N3[:, 2] > 0
+        curve = Curve.from_points(time_s_N / time_s_N.max(), point_N3[:, 1], held_out_N)
+        runs.append(_run(group, curve, float(point_N3[held_out_N, 1][-1])))
     if not runs:
         raise ValueError(f"no run in {path}")
     return runs
 
 
-def _run(group: str, point_N3: np.ndarray) -> Run:
-    time_s, loss, held_out = point_N3[:, 0], point_N3[:, 1], point_N3[:, 2] > 0
-    curve = Curve.from_points(time_s / time_s.max(), loss, held_out)
-    final = float(loss[held_out][-1])
+def _load_memory(path: Path) -> list[Run]:
+    """Read the measured runs of all campaigns in a memory file, each campaign a group; finals are put in nats per token."""
+    from arl_core.memory import Memory
+
+    memory = Memory(path, read_only=True)
+    whole = [
+        (campaign.id, Curve.from_reports(e.reports), e.value)
+        for campaign in memory.campaigns()
+        for e in memory.experiments(campaign.id)
+        if e.status in (Status.KEPT, Status.DISCARDED) and e.value is not None and e.reports and e.direction == "lower"
+    ]
+    if not whole:
+        raise ValueError(f"{path} holds no run that trained to its end and was measured")
+    per_nat = np.median([value / levels(curve, np.array([1.0]))[0] for _, curve, value in whole])
+    return [_run(campaign, curve, float(value / per_nat)) for campaign, curve, value in whole]
+
+
+def _run(group: str, curve: Curve, final: float) -> Run:
     last_L, naive_L = np.full(len(LOOKS), np.nan), np.full(len(LOOKS), np.nan)
     for k, look in enumerate(LOOKS):
         seen = curve.until(look)
@@ -79,18 +101,19 @@ def _run(group: str, point_N3: np.ndarray) -> Run:
 
 
 def draw(runs: Sequence[Run], order: str, episodes: int, seed: int) -> list[np.ndarray]:
-    """Draw the episodes: which runs, in which order. ValueError with fewer runs than an episode has."""
-    if len(runs) < EPISODE_RUNS:
-        raise ValueError(f"an episode draws {EPISODE_RUNS} runs, the file has {len(runs)}")
+    """Draw the episodes: which runs, in which order; all of them when the file holds fewer than an episode wants."""
+    size = min(EPISODE_RUNS, len(runs))
+    if size <= WHOLE_RUNS:
+        raise ValueError(f"an episode needs more than {WHOLE_RUNS} runs, the file has {len(runs)}")
     rng = np.random.default_rng(seed)
     final_R = np.array([run.final for run in runs])
     drawn = []
     for _ in range(episodes):
-        index = rng.choice(len(runs), EPISODE_RUNS, replace=False)
+        index = rng.choice(len(runs), size, replace=False)
         if order == "improving":
-            rank = np.empty(EPISODE_RUNS)
-            rank[np.argsort(-final_R[index], kind="stable")] = np.arange(EPISODE_RUNS)
-            index = index[np.argsort(rank + rng.normal(0, 0.35 * EPISODE_RUNS, EPISODE_RUNS), kind="stable")]
+            rank = np.empty(size)
+            rank[np.argsort(-final_R[index], kind="stable")] = np.arange(size)
+            index = index[np.argsort(rank + rng.normal(0, 0.35 * size, size), kind="stable")]
         drawn.append(index)
     return drawn
 
@@ -182,7 +205,7 @@ def measure(runs: Sequence[Run], episodes: list[np.ndarray], make: Callable[[int
     """Replay a rule over all episodes. false_kill is the share of improving runs that were stopped."""
     played = np.array([play([runs[k] for k in index], make(e)) for e, index in enumerate(episodes)])
     return {
-        "throughput": round(float((EPISODE_RUNS / played[:, 0]).mean()), 4),
+        "throughput": round(float((len(episodes[0]) / played[:, 0]).mean()), 4),
         "best_lost": round(float((played[:, 1] > LOST_NATS).mean()), 4),
         "regret": round(float(played[:, 1].mean()), 6),
         "false_kill": round(float(played[:, 3].sum() / max(played[:, 2].sum(), 1)), 4),
@@ -191,14 +214,14 @@ def measure(runs: Sequence[Run], episodes: list[np.ndarray], make: Callable[[int
 
 def oracle(runs: Sequence[Run], episodes: list[np.ndarray]) -> dict[str, float]:
     """Give the throughput of who knows the finals but may act only at one fraction: the ceiling."""
-    whole_E = []
+    size, whole_E = len(episodes[0]), []
     for index in episodes:
         final = np.array([runs[k].final for k in index])
         best_before = np.concatenate([[np.inf], np.minimum.accumulate(final)[:-1]])
         whole_E.append(int(((np.arange(len(final)) < WHOLE_RUNS) | (final < best_before)).sum()))
     whole = np.array(whole_E)
     return {
-        f"{f:.2f}": round(float((EPISODE_RUNS / (whole + (EPISODE_RUNS - whole) * f)).mean()), 4) for f in LOOKS
+        f"{f:.2f}": round(float((size / (whole + (size - whole) * f)).mean()), 4) for f in LOOKS
     }
 
 

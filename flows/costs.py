@@ -18,7 +18,9 @@ class Costs:
         self.parts: dict[str, float] = {}
         self._began_s = self._finished_s = time.monotonic()
         if previous is not None:
-            self.parts |= {f"before/{part}": previous.parts[part] for part in ("commit", "track") if part in previous.parts}
+            self.parts |= {
+                f"before/{part}": previous.parts[part] for part in ("commit", "track") if part in previous.parts
+            }
             self.parts["before/between"] = self._began_s - previous._finished_s
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -45,7 +46,9 @@ class Display(Protocol):
     def updated(self, metrics: dict[str, float]) -> None: ...
     def say(self, text: str) -> None: ...
     def __enter__(self) -> Self: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 def open_display(campaign_id: str, config: CampaignConfig, console: Console | None = None) -> Display:
@@ -91,7 +94,9 @@ class PlainDisplay:
         self._write(f"  {experiment.status.value}: {figure(experiment)}{best_words}")
 
     def updated(self, metrics: dict[str, float]) -> None:
-        shown = ", ".join(f"{key} {metrics[key]:.3g}" for key in ("policy_loss", "value_loss", "approx_kl") if key in metrics)
+        shown = ", ".join(
+            f"{key} {metrics[key]:.3g}" for key in ("policy_loss", "value_loss", "approx_kl") if key in metrics
+        )
         self._write(f"  policy updated: {shown}")
 
     def say(self, text: str) -> None:
@@ -100,7 +105,9 @@ class PlainDisplay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         return None
 
 
@@ -158,7 +165,11 @@ class LiveDisplay:
         self.console.print(text, markup=False, highlight=False)
 
     def __rich__(self) -> RenderableType:
-        best = f"{self._best.value:.4f} (#{self._best.index})" if self._best and self._best.value is not None else "none yet"
+        best = (
+            f"{self._best.value:.4f} (#{self._best.index})"
+            if self._best and self._best.value is not None
+            else "none yet"
+        )
         counts = "  ".join(f"{status.value} {count}" for status, count in self._counts.items())
         head = Text(f"best {best}   {counts}")
         bar = ProgressBar(total=1.0, completed=self._fraction, width=SPARK_WIDTH)
@@ -167,9 +178,14 @@ class LiveDisplay:
         timing = f"{left_s:.0f} s left" if self._phase == "training" else f"{since_s:.0f} s"
         parts: list[RenderableType] = [head, Text(f"{self._phase}: {self._summary or '...'}  ({timing})")]
         if self._losses:
-            parts += [bar, Text(f"{sparkline(self._losses)}  loss {self._losses[-1]:.4f}{_forecast_words(self._verdict)}")]
+            parts += [
+                bar,
+                Text(f"{sparkline(self._losses)}  loss {self._losses[-1]:.4f}{_forecast_words(self._verdict)}"),
+            ]
         if self._policy:
-            shown = "  ".join(f"{k} {self._policy[k]:.3g}" for k in ("reward_mean", "entropy", "approx_kl") if k in self._policy)
+            shown = "  ".join(
+                f"{k} {self._policy[k]:.3g}" for k in ("reward_mean", "entropy", "approx_kl") if k in self._policy
+            )
             parts.append(Text(f"policy  {shown}", style="dim"))
         if self._rows:
             parts.append(experiments_table(self._rows))
@@ -180,7 +196,9 @@ class LiveDisplay:
         self._live.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._live.__exit__(kind, error, trace)
 
 
@@ -196,15 +214,26 @@ def figure(experiment: Experiment) -> str:
 def experiments_table(experiments: list[Experiment]) -> Table:
     """A table of experiments, oldest first; text that a candidate or a policy wrote is shown as text, never as markup."""
     table = Table(box=None, pad_edge=False, expand=False)
-    for name, justify in (("#", "right"), ("status", "left"), ("value", "left"), ("reward", "right"), ("s", "right"), ("edit", "left")):
+    for name, justify in (
+        ("#", "right"),
+        ("status", "left"),
+        ("value", "left"),
+        ("reward", "right"),
+        ("s", "right"),
+        ("edit", "left"),
+    ):
         table.add_column(name, justify=justify, no_wrap=name != "edit")  # type: ignore[arg-type]
     for one in experiments:
-        value = f"{one.value:.4f}" if one.value is not None else f"~{one.estimate:.4f}" if one.estimate is not None else "-"
+        value = (
+            f"{one.value:.4f}" if one.value is not None else f"~{one.estimate:.4f}" if one.estimate is not None else "-"
+        )
         reward = f"{one.reward:+.2f}" if one.reward is not None else "-"
         words = one.summary + (f" [{one_line(one.reason, 60)}]" if one.reason else "")
         seconds = f"{one.costs.get('training', 0.0):.0f}"
         colour = COLOURS[one.status]
-        table.add_row(str(one.index), Text(one.status.value, style=colour), value, reward, seconds, Text(one_line(words, 100)))
+        table.add_row(
+            str(one.index), Text(one.status.value, style=colour), value, reward, seconds, Text(one_line(words, 100))
+        )
     return table
 
 
@@ -212,7 +241,7 @@ def sparkline(losses: list[float], width: int = SPARK_WIDTH) -> str:
     """Draw a loss curve in one line of block characters, averaged into at most `width` cells."""
     width = min(width, len(losses))
     edges = [len(losses) * i // width for i in range(width + 1)]
-    cells = [sum(losses[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    cells = [sum(losses[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
     low, high = min(cells), max(cells)
     span = (high - low) or 1.0
     return "".join(SPARK[round((cell - low) / span * (len(SPARK) - 1))] for cell in cells)

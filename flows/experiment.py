@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flows import surroundings  # noqa: F401  sets Prefect's surroundings; must come before it
 from prefect import flow
 
+from flows import surroundings  # noqa: F401  sets Prefect's surroundings; must come before it
 from frozen_env.contract import ManifestError
 from frozen_env.fetch import data_dir
 from frozen_env.runtime.supervisor import Host
@@ -33,9 +33,10 @@ def experiment(
 
     Raises ManifestError when this node's frozen environment is not the one that the campaign runs on.
     """
-    with tempfile.TemporaryDirectory(prefix="experiment-") as folder, Host(
-        EnvironmentSpec.from_json(environment), data_dir(), Path(folder) / "host.log"
-    ) as host:
+    with (
+        tempfile.TemporaryDirectory(prefix="experiment-") as folder,
+        Host(EnvironmentSpec.from_json(environment), data_dir(), Path(folder) / "host.log") as host,
+    ):
         host.wait_ready()
         if host.environment_digest != environment_digest:
             raise ManifestError(

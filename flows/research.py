@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flows import surroundings  # sets Prefect's and MLflow's surroundings; must come before them
 from prefect import flow
 
 from arl_core.config import CampaignConfig, load_config, parse_overrides, preset_names
 from arl_core.outcome import Outcome, settle
 from arl_core.records import Experiment, source_hash, utc_now
 from arl_core.stopping import stopping_snapshot
+from flows import surroundings  # sets Prefect's and MLflow's surroundings; must come before them
 from flows.costs import Costs
 from flows.session import Session, open_session, resumed_config
 from flows.summary import print_summary
@@ -157,7 +157,13 @@ def _train(session: Session, source: str, index: int, costs: Costs) -> RunResult
     session.display.phase("starting the candidate")
     with costs.timed("run"):
         result = train(
-            session.host, source, config.seed, session.place(index), config.stopping.rule, snapshot, session.display.event
+            session.host,
+            source,
+            config.seed,
+            session.place(index),
+            config.stopping.rule,
+            snapshot,
+            session.display.event,
         )
     costs.parts |= {"startup": result.startup_s, "training": result.training_s, "scoring": result.scoring_s}
     return result
@@ -232,7 +238,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--preset", default="embedded", help=f"one of: {', '.join(preset_names())} (default: embedded)")
     parser.add_argument("--iterations", type=int, help="experiments after experiment 0 (default: the preset's)")
     parser.add_argument("--resume", metavar="ID", help='go on with a campaign: its id, or "latest"')
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting; see docs/settings.md")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting; see docs/settings.md"
+    )
     options = parser.parse_args(arguments)
     # A failed flow's traceback belongs in a worker's log; here one clear line says what happened.
     logging.getLogger("prefect").setLevel(logging.CRITICAL)

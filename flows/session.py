@@ -192,7 +192,9 @@ def resumed_config(memory_path: str, resume: str, overrides: dict[str, Any]) -> 
     fixed = ("environment.", "target.", "seed", "source", "memory")
     for key in overrides:
         if key.startswith(fixed):
-            raise ConfigError(f"{key} cannot change in a resumed campaign: its experiments would not compare; start a new one")
+            raise ConfigError(
+                f"{key} cannot change in a resumed campaign: its experiments would not compare; start a new one"
+            )
     with contextlib.closing(Memory(ROOT / memory_path, read_only=True)) as memory:
         recorded = memory.get_campaign(resume).config
     return override(recorded, overrides)
@@ -201,7 +203,9 @@ def resumed_config(memory_path: str, resume: str, overrides: dict[str, Any]) -> 
 def check_disk(folder: Path) -> None:
     free_mb = shutil.disk_usage(folder).free / 2**20
     if free_mb < MIN_FREE_MB:
-        raise ConfigError(f"only {free_mb:.0f} MiB free in {folder}, a campaign needs {MIN_FREE_MB}; make room or set `memory` elsewhere")
+        raise ConfigError(
+            f"only {free_mb:.0f} MiB free in {folder}, a campaign needs {MIN_FREE_MB}; make room or set `memory` elsewhere"
+        )
 
 
 # --- rollouts that wait for an update, as bytes ----------------------------------------------------------------------

@@ -33,7 +33,9 @@ def print_summary(memory: Memory, campaign_id: str, folder: Path, console: Conso
     if best is not None and best.value is not None:
         first = experiments[0].value
         gain = f", experiment 0 had {first:.4f}" if first is not None and best.index else ""
-        console.print(f"\nbest: {best.metric} {best.value:.4f} by experiment {best.index}{gain} (one run each, not confirmed)")
+        console.print(
+            f"\nbest: {best.metric} {best.value:.4f} by experiment {best.index}{gain} (one run each, not confirmed)"
+        )
         console.print(Text(cumulative_diff(experiments, best) or "the untouched target is still the best"))
     plot = plot_best_so_far(experiments, folder / "best_so_far.png")
     console.print(f"plot:       {_short(plot)}", highlight=False)

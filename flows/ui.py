@@ -23,13 +23,20 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     database = surroundings.ROOT / "mlruns" / "mlflow.db"
     if not database.is_file():
-        print(f"error: no {database.relative_to(surroundings.ROOT)} yet; run a campaign first (make campaign)", file=sys.stderr)
+        print(
+            f"error: no {database.relative_to(surroundings.ROOT)} yet; run a campaign first (make campaign)",
+            file=sys.stderr,
+        )
         return 1
     mlflow = ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{database}", "--host", "127.0.0.1"]
     prefect = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(options.prefect_port)]
-    print(f"MLflow:  http://127.0.0.1:{options.mlflow_port}\nPrefect: http://127.0.0.1:{options.prefect_port}\nend with Ctrl-C")
+    print(
+        f"MLflow:  http://127.0.0.1:{options.mlflow_port}\nPrefect: http://127.0.0.1:{options.prefect_port}\nend with Ctrl-C"
+    )
     servers = [
-        subprocess.Popen([sys.executable, "-m", *command], env=os.environ | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"})
+        subprocess.Popen(
+            [sys.executable, "-m", *command], env=os.environ | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+        )
         for command in ([*mlflow, "--port", str(options.mlflow_port)], prefect)
     ]
     try:

@@ -48,11 +48,17 @@ def _parser() -> argparse.ArgumentParser:
     def with_preset(one: argparse.ArgumentParser) -> None:
         one.add_argument("--preset", default="embedded", choices=preset_names())
         one.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE", help="override an environment constant, e.g. budget_s=5"
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override an environment constant, e.g. budget_s=5",
         )
         one.add_argument("--data", type=Path, default=data_dir(), help="data folder (default: $ARL_DATA or ./data)")
 
-    prepare_command = command("prepare", _prepare, "Fetch and prepare the text of a preset; does nothing when it is there.")
+    prepare_command = command(
+        "prepare", _prepare, "Fetch and prepare the text of a preset; does nothing when it is there."
+    )
     with_preset(prepare_command)
     run = command("run", _run, "Train and score one candidate under the frozen environment.")
     with_preset(run)

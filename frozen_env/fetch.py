@@ -76,9 +76,9 @@ def _extract(archive: Path, member: str, target: Path) -> None:
     with tarfile.open(archive) as tarred:
         for info in tarred:
             if info.isfile() and info.name.partition("/")[2] == member:
-                source = tarred.extractfile(info)
-                assert source is not None
-                with source, target.open("wb") as sink:
-                    shutil.copyfileobj(source, sink)
+                packed = tarred.extractfile(info)
+                assert packed is not None
+                with packed, target.open("wb") as sink:
+                    shutil.copyfileobj(packed, sink)
                 return
     raise DataMissing(f"{archive.name} holds no file {member!r}")

@@ -34,13 +34,19 @@ def verify(root: Path = ROOT) -> str:
     path = root / MANIFEST
     if not path.is_file():
         raise ManifestError(f"{path} is missing; restore it from version control, a run without it proves nothing")
-    pinned = dict(reversed(line.split("  ", 1)) for line in path.read_text(encoding="utf-8").splitlines())
-    found = dict(reversed(line.split("  ", 1)) for line in render(root).splitlines())
+    pinned, found = _parse(path.read_text(encoding="utf-8")), _parse(render(root))
     for name in sorted(pinned.keys() | found.keys()):
         if pinned.get(name) != found.get(name):
-            how = "is missing" if name not in found else "is not in the manifest" if name not in pinned else "has changed"
+            how = (
+                "is missing" if name not in found else "is not in the manifest" if name not in pinned else "has changed"
+            )
             raise ManifestError(
                 f"frozen_env/{name} {how}. Restore it from version control; if you changed the frozen environment on purpose, "
                 "pin it with `python -m frozen_env manifest --write` (results before and after are not comparable)."
             )
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _parse(text: str) -> dict[str, str]:
+    """Checksums by file name."""
+    return {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}

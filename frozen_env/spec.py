@@ -45,7 +45,15 @@ class EnvironmentSpec:
     sandbox: Literal["on", "off"] = "on"
 
     def __post_init__(self) -> None:
-        for key in ("vocab_size", "seq_len", "held_out_rows", "threads", "memory_limit_mb", "submission_limit_mb", "log_limit_kb"):
+        for key in (
+            "vocab_size",
+            "seq_len",
+            "held_out_rows",
+            "threads",
+            "memory_limit_mb",
+            "submission_limit_mb",
+            "log_limit_kb",
+        ):
             if getattr(self, key) < 1:
                 raise ValueError(f"environment.{key} must be at least 1, got {getattr(self, key)!r}")
         for key in ("budget_s", "check_every_s", "grace_s", "silence_s", "score_limit_s"):
@@ -68,7 +76,9 @@ class EnvironmentSpec:
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:
-            raise FrozenEnvError(f"unknown environment setting {unknown[0]!r}; known settings: {', '.join(sorted(known))}")
+            raise FrozenEnvError(
+                f"unknown environment setting {unknown[0]!r}; known settings: {', '.join(sorted(known))}"
+            )
         return cls(**data)
 
 

@@ -33,7 +33,9 @@ def make_prompt(
     try:
         agenda = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the research agenda {path}: {error}; set prompt.agenda to a Markdown file") from error
+        raise ConfigError(
+            f"cannot read the research agenda {path}: {error}; set prompt.agenda to a Markdown file"
+        ) from error
     given = PromptInput(
         agenda=agenda,
         source=incumbent.source,

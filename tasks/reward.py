@@ -12,7 +12,9 @@ from tasks import ONCE
 
 
 @task(name="reward", **ONCE)
-def make_reward(outcome: Outcome, incumbent: float | None, direction: Direction, settings: RewardSettings) -> dict[str, float]:
+def make_reward(
+    outcome: Outcome, incumbent: float | None, direction: Direction, settings: RewardSettings
+) -> dict[str, float]:
     """Return the reward's terms (docs/metrics.md), computed against the incumbent of the proposal's time."""
     value = outcome.value if outcome.value is not None else outcome.estimate
     return reward(outcome.status, value=value, incumbent=incumbent, direction=direction, settings=settings)

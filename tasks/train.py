@@ -29,7 +29,9 @@ def _host_died(_task: Task[..., Any], _run: TaskRun, state: State) -> bool:
 
 
 @task(name="train", retries=HOST_RETRIES, retry_delay_seconds=1, retry_condition_fn=_host_died, **ONCE)
-def train(host: Host, source: str, seed: int, place: Path, rule: str, snapshot: dict[str, Any], on_event: OnEvent) -> RunResult:
+def train(
+    host: Host, source: str, seed: int, place: Path, rule: str, snapshot: dict[str, Any], on_event: OnEvent
+) -> RunResult:
     """Return the run's result; a crash of the candidate is one. `snapshot` is what the verdict knows, as plain JSON.
 
     Raises HostError when the host process keeps dying.

@@ -61,7 +61,7 @@ END: /(  # [ -~]{0,100})?\n/
 """
 
 SIMPLE = r"""
-simple: target (" = " target)? (" = " exprs) | target AUGMENT expr | NEW ": " primary " = " expr | primary
+simple: target (" = " target)? (" = " exprs) | place AUGMENT expr | NEW ": " primary " = " expr | primary
       | "assert " expr | "pass"
 """
 

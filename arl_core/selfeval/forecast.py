@@ -34,6 +34,8 @@ _ENOUGH = 8.0  # widen that distance until completed runs weigh as much as so ma
 _CLIP = 0.07  # features beyond ±7 % of the loss are as good as 7 %
 _PAST_SD = 0.05  # prior of the recent past's coefficients around zero
 _PATIENCE = 1.5  # a check at fraction f asks for 1 + 1.5·f times the evidence: late errors cost more than they save
+_SCALE, _SCALE_EARLY = 0.008, 0.02  # prior residual scale of a level, relative to the loss: late, and added at the start
+_TIE_SLOPE, _TIE_SLOPE_SD = 0.8, 0.25  # prior: a run that ends 1 % lower stands so much lower now
 _DOF0 = 4.0  # the prior on the residual scale is worth so many runs
 _PRIOR_PATHS = 10.0  # the prior on the smallest p of a whole run is worth so many runs
 _EFFECTIVE_LOOKS = 3.0  # a run's checks are so strongly correlated that they count as this many independent ones
@@ -41,7 +43,7 @@ _EFFECTIVE_LOOKS = 3.0  # a run's checks are so strongly correlated that they co
 
 def prior_scale(fraction: float) -> float:
     """Guess the relative residual scale of a level at a fraction, before any run has taught better."""
-    return 0.008 + 0.02 * float(np.exp(-fraction / 0.08))
+    return _SCALE + _SCALE_EARLY * float(np.exp(-fraction / 0.08))
 
 
 def _patience(fraction: float) -> float:
@@ -79,10 +81,11 @@ class Forecaster:
         self.level_NC = np.array([[np.nan if x is None else x for x in run.levels] for run in runs], dtype=np.float64)
         self.own_N = np.array([run.own for run in runs])
         final_N = np.array([run.final for run in runs], dtype=np.float64)
-        self.to_metric = _metric_per_nat(snapshot, final_N, self.level_NC[:, -1])
-        self.unit = abs(snapshot.incumbent / self.to_metric)  # the incumbent's loss; everything is relative to it
-        self.incumbent = snapshot.incumbent / self.to_metric / self.unit
-        self.final_N = final_N / self.to_metric / self.unit
+        self.offset, self.slope = snapshot.metric_of_loss()
+        loss = (snapshot.incumbent - self.offset) / self.slope
+        self.unit = abs(loss) or 1.0  # the incumbent's loss; everything is relative to it
+        self.incumbent = loss / self.unit
+        self.final_N = (final_N - self.offset) / self.slope / self.unit
         self.near_N = self._near()
         self._looks: dict[float, Look] = {}
 
@@ -113,9 +116,9 @@ class Forecaster:
 
         gap_N = self.final_N - self.incumbent
         tie_NP = np.column_stack([np.ones_like(now_N), gap_N, past_NP])
-        prior_sd_P = np.array([0.5, 0.25] + [_PAST_SD] * len(PAST))
+        prior_sd_P = np.array([0.5, _TIE_SLOPE_SD] + [_PAST_SD] * len(PAST))
         tie = Regression.fit(
-            tie_NP, now_N - self.incumbent, weight_N, np.array([0.0, 0.8] + [0.0] * len(PAST)), prior_sd_P, s0, _DOF0
+            tie_NP, now_N - self.incumbent, weight_N, np.array([0.0, _TIE_SLOPE] + [0.0] * len(PAST)), prior_sd_P, s0, _DOF0
         )
         p_N = np.where(known_N, np.clip(student_cdf(-tie.loo_z_N, tie.dof), 1e-12, 1 - 1e-12), 1 - 1e-12)
 
@@ -183,7 +186,7 @@ class Forecaster:
         ahead = np.clip(level_1P[0] - self.incumbent - look.tie.mean_P[0], -_CLIP, 2 * _CLIP)
         middle, spread = look.forecast.predict(np.concatenate([[1.0, ahead], past_P]))
         reach = 1.64 * spread * (1 + 2 / look.forecast.dof)  # a 90 % interval, Student-t to first order
-        ends = [self.to_metric * self.unit * (self.incumbent + x) for x in (middle, middle - reach, middle + reach)]
+        ends = [self.offset + self.slope * self.unit * (self.incumbent + x) for x in (middle, middle - reach, middle + reach)]
         return Outlook(ends[0], min(ends[1:]), max(ends[1:]), p_tie)
 
 
@@ -194,15 +197,3 @@ def _features(past_NP: Array, centre_P: Array) -> Array:
 def _mean(value_N: Array, weight_N: Array) -> float:
     good = np.isfinite(value_N) & (weight_N > 0)
     return float(np.average(value_N[good], weights=weight_N[good])) if good.any() else 0.0
-
-
-def _metric_per_nat(snapshot: Snapshot, final_N: Array, last_N: Array) -> float:
-    """Give the factor from loss to metric: known, or the median of final over last level of completed runs.
-
-    A metric that rises ("higher") with a falling loss has no such factor; it is mapped through its negative.
-    """
-    if snapshot.loss_scale is not None:
-        return snapshot.loss_scale
-    ratio_N = final_N / last_N
-    ratio_N = ratio_N[np.isfinite(ratio_N) & (ratio_N != 0)]
-    return float(np.median(ratio_N)) if len(ratio_N) else 1.0

@@ -79,7 +79,8 @@ def naive_verdict(snapshot: Snapshot, curve: Curve, fraction: float) -> Verdict:
     end = power_law(curve.until(fraction))
     if end is None or snapshot.incumbent is None:
         return Verdict(False, "too few points for a power law", "naive", fraction, incumbent=snapshot.incumbent)
-    forecast = end * (snapshot.loss_scale or 1.0)
+    offset, slope = snapshot.metric_of_loss()
+    forecast = offset + slope * end
     worse = forecast > snapshot.incumbent if snapshot.direction == "lower" else forecast < snapshot.incumbent
     word = "worse" if worse else "not worse"
     reason = f"the power law ends at {forecast:.4f}, {word} than the incumbent's {snapshot.incumbent:.4f}"

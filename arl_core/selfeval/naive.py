@@ -18,11 +18,11 @@ _MIN_POINTS = 4
 def power_law(curve: Curve) -> float | None:
     """Forecast the loss at the end of the budget (fraction 1). None with fewer than four points after the start.
 
-    Least squares in a and c for each exponent b of a grid; held-out points when there are enough, else training losses.
+    Least squares in a and c for each exponent b of a grid; on held-out points where a run has them, else on training losses.
     """
     late = curve.fraction_N >= _FIRST
     held_out = late & curve.held_out_N
-    use = held_out if held_out.sum() >= _MIN_POINTS else late & ~curve.held_out_N
+    use = held_out if held_out.any() else late
     if use.sum() < _MIN_POINTS:
         return None
     t_N, loss_N = curve.fraction_N[use], curve.loss_N[use]

@@ -73,6 +73,23 @@ class Snapshot:
         kept = tuple(_bound_own(own, direction)) + tuple(_bound_earlier(earlier, best))
         return cls(kept, best, direction, loss_scale, alpha, tuple(checks))
 
+    def metric_of_loss(self) -> tuple[float, float]:
+        """Give (offset, slope) with metric ≈ offset + slope · loss at the end of a run.
+
+        slope is loss_scale when that is known; else the median of final over last level; for a metric that rises when
+        the loss falls, minus the ratio of their spreads among completed runs. (0, 1) when nothing is known.
+        """
+        pairs = np.array([(r.final, r.levels[-1]) for r in self.completed if r.levels[-1] is not None], dtype=np.float64)
+        if self.direction == "higher":
+            if len(pairs) < 2 or np.ptp(pairs[:, 1]) == 0 or np.ptp(pairs[:, 0]) == 0:
+                return 0.0, -1.0
+            slope = -float(pairs[:, 0].std() / pairs[:, 1].std())
+            return float(pairs[:, 0].mean() - slope * pairs[:, 1].mean()), slope
+        if self.loss_scale is not None:
+            return 0.0, self.loss_scale
+        pairs = pairs[(pairs[:, 1] > 0) & (pairs[:, 0] > 0)] if len(pairs) else pairs
+        return 0.0, float(np.median(pairs[:, 0] / pairs[:, 1])) if len(pairs) else 1.0
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

@@ -58,7 +58,8 @@ def _on_sigterm(_signal: int, _frame: Any) -> None:
 def _joined() -> Run:
     if _run is None:
         raise NotJoined(
-            "target/train.py runs under a supervisor; use: python -m frozen_env run --source target/train.py --preset embedded --out DIR"
+            "target/train.py runs under a supervisor: "
+            "python -m frozen_env run --source target/train.py --preset embedded --out DIR"
         )
     return _run
 
@@ -66,7 +67,9 @@ def _joined() -> Run:
 def _training() -> tuple[Run, Channel]:
     run = _joined()
     if run.channel is None:
-        raise NotJoined("this process scores a model: start, next_batch, report and submit belong under `if __name__ == '__main__'`")
+        raise NotJoined(
+            "this process scores a model: start, next_batch, report and submit belong under `if __name__ == '__main__'`"
+        )
     return run, run.channel
 
 

@@ -61,7 +61,6 @@ class Caller:
 
 def warm_up() -> None:
     """Import what every candidate imports, so that forks start warm; then freeze it out of the garbage collector."""
-    import safetensors.torch
     import torch._dynamo  # noqa: F401  torch.optim imports it at first use: seconds
 
     gc.collect()
@@ -112,5 +111,7 @@ def run_candidate(spec: EnvironmentSpec, problem: Problem, caller: Caller, order
     if found.score is None:
         ending = Ending.REJECTED if found.cause in (Cause.LOOKAHEAD, Cause.PROTOCOL) else Ending.CRASHED
         log = result.log_tail + found.log_tail
-        result = dataclasses.replace(result, ending=ending, cause=found.cause, reason=found.reason, log_tail=log[-4000:])
+        result = dataclasses.replace(
+            result, ending=ending, cause=found.cause, reason=found.reason, log_tail=log[-4000:]
+        )
     return result

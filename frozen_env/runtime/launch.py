@@ -57,7 +57,9 @@ class Child:
     output_fd: int
 
 
-def fork_child(body: Callable[[Channel], None], *, spec: EnvironmentSpec, place: Workplace, readable: list[str]) -> Child:
+def fork_child(
+    body: Callable[[Channel], None], *, spec: EnvironmentSpec, place: Workplace, readable: list[str]
+) -> Child:
     """Fork; the child confines itself, runs `body(channel)` and exits. Returns in the parent only.
 
     The host has no threads when it forks, so the child's heap and locks are sound.
@@ -148,7 +150,9 @@ def candidate_body(spec: EnvironmentSpec, place: Workplace, seed: int, buffer: m
     return body
 
 
-def worker_body(spec: EnvironmentSpec, place: Workplace, seed: int, work: Callable[..., None]) -> Callable[[Channel], None]:
+def worker_body(
+    spec: EnvironmentSpec, place: Workplace, seed: int, work: Callable[..., None]
+) -> Callable[[Channel], None]:
     """Load train.py as a module (its training part does not run) and call `work(channel, build_model)`."""
 
     def body(channel: Channel) -> None:

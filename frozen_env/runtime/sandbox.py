@@ -31,7 +31,13 @@ SYSTEM_READABLE = (
     "/dev/urandom",
     "/dev/zero",
 )
-GPU_READABLE = ("/proc/driver/nvidia", "/sys/bus/pci/devices", "/sys/devices/pci0000:00", "/usr/local/cuda", "/usr/local/nvidia")
+GPU_READABLE = (
+    "/proc/driver/nvidia",
+    "/sys/bus/pci/devices",
+    "/sys/devices/pci0000:00",
+    "/usr/local/cuda",
+    "/usr/local/nvidia",
+)
 OPEN_FILES = 1024
 
 
@@ -75,9 +81,7 @@ def confine(*, readable: Sequence[str], writable: Sequence[str]) -> None:
     import sandlock
 
     sandlock.confine(
-        sandlock.Sandbox(
-            fs_readable=[*readable_paths(), *readable], fs_writable=["/dev/null", *gpu_paths(), *writable]
-        )
+        sandlock.Sandbox(fs_readable=[*readable_paths(), *readable], fs_writable=["/dev/null", *gpu_paths(), *writable])
     )
 
 

@@ -1,7 +1,7 @@
 """The caller's side of a host: start it, have candidates run, hand it verdicts. Imports no torch.
 
-    with Host(spec) as host:
-        result = host.run(source, seed=0, place=folder, judge=judge, on_event=print)
+with Host(spec) as host:
+    result = host.run(source, seed=0, place=folder, judge=judge, on_event=print)
 """
 
 from __future__ import annotations
@@ -166,7 +166,9 @@ class Host:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     # --- messages ------------------------------------------------------------------------------------------------------
@@ -187,7 +189,9 @@ class Host:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0 or not select.select([fd], [], [], left_s)[0]:
                 self._kill()
-                raise HostError("the host process did not answer in time and was killed; the experiment in flight is lost")
+                raise HostError(
+                    "the host process did not answer in time and was killed; the experiment in flight is lost"
+                )
             data = os.read(fd, 1 << 20)
             if not data:
                 raise HostError(self._last_words())
@@ -209,7 +213,12 @@ class Host:
         code = process.wait() if process is not None else None
         tail = ""
         if self._stderr_path and self._stderr_path.is_file():
-            lines = self._stderr_path.read_bytes()[-STDERR_TAIL_BYTES:].decode("utf-8", errors="replace").strip().splitlines()
+            lines = (
+                self._stderr_path.read_bytes()[-STDERR_TAIL_BYTES:]
+                .decode("utf-8", errors="replace")
+                .strip()
+                .splitlines()
+            )
             tail = f": {lines[-1]}" if lines else ""
         return f"the host process ended (exit code {code}){tail}"
 

@@ -110,9 +110,7 @@ def train(
     buffer = mmap(buffer_fd, BUFFER_BYTES)
     os.close(buffer_fd)
     run.forked_at_s = run.last_heard_s = time.monotonic()
-    child = launch.fork_child(
-        launch.candidate_body(spec, place, seed, buffer), spec=spec, place=place, readable=[]
-    )
+    child = launch.fork_child(launch.candidate_body(spec, place, seed, buffer), spec=spec, place=place, readable=[])
     try:
         _watch(run, child, buffer, inbox_fd, read_inbox)
     finally:
@@ -187,7 +185,9 @@ def _keep_time(run: Training, child: launch.Child, now_s: float) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, signal.SIGTERM)
         elif now_s >= run.budget_end_s + spec.grace_s:
-            run.finish(Ending.TIMED_OUT, Cause.NO_SUBMISSION, f"no submit() within {spec.grace_s:g} s of the end of the budget")
+            run.finish(
+                Ending.TIMED_OUT, Cause.NO_SUBMISSION, f"no submit() within {spec.grace_s:g} s of the end of the budget"
+            )
         return
     if now_s - run.last_heard_s > spec.silence_s:
         run.finish(Ending.CRASHED, Cause.SILENCE, f"no report for {spec.silence_s:g} s")
@@ -202,7 +202,9 @@ def _watch_memory(run: Training, child: launch.Child) -> None:
     used_mb = processes.tree_memory_mb(child.pid)
     run.peak_memory_mb = max(run.peak_memory_mb, used_mb)
     if used_mb > run.spec.memory_limit_mb:
-        run.finish(Ending.CRASHED, Cause.OUT_OF_MEMORY, f"used {used_mb:.0f} MiB, the limit is {run.spec.memory_limit_mb} MiB")
+        run.finish(
+            Ending.CRASHED, Cause.OUT_OF_MEMORY, f"used {used_mb:.0f} MiB, the limit is {run.spec.memory_limit_mb} MiB"
+        )
 
 
 def _hear_caller(run: Training, messages: list[dict[str, Any]]) -> None:
@@ -259,7 +261,11 @@ def _take_report(run: Training, report: object) -> None:
     if not isinstance(report, list) or len(report) != 3:
         raise ProtocolError("a report is [step, loss, lr]")
     step, loss, lr = report
-    if not isinstance(step, int) or not isinstance(loss, float | int) or not (lr is None or isinstance(lr, float | int)):
+    if (
+        not isinstance(step, int)
+        or not isinstance(loss, float | int)
+        or not (lr is None or isinstance(lr, float | int))
+    ):
         raise ProtocolError("a report is [integer, number, number or null]")
     run.last_heard_s = time.monotonic()
     elapsed_s = run.last_heard_s - run.started_at_s

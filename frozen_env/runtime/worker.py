@@ -39,7 +39,9 @@ def answer(channel: Channel, build_model: Callable[[], object], weights: str, in
             with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device == "cuda"):
                 logits_BTV = model(torch.tensor(tokens, device=device))
             if not isinstance(logits_BTV, torch.Tensor) or logits_BTV.dim() != 3:
-                raise TypeError(f"forward() returned {getattr(logits_BTV, 'shape', type(logits_BTV).__name__)}, not logits [B, T, V]")
+                raise TypeError(
+                    f"forward() returned {getattr(logits_BTV, 'shape', type(logits_BTV).__name__)}, not logits [B, T, V]"
+                )
             answer_BTV = logits_BTV.float().cpu().numpy()
             shape = list(answer_BTV.shape)
             room = len(outputs) // 4

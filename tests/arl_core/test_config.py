@@ -40,7 +40,12 @@ def test_what_is_wrong_is_named(preset, overrides, words):
 
 
 def test_command_line_values_are_json_or_text():
-    assert parse_overrides(["a.b=1", "c=true", "d=tiny-random", 'e="x"']) == {"a.b": 1, "c": True, "d": "tiny-random", "e": "x"}
+    assert parse_overrides(["a.b=1", "c=true", "d=tiny-random", 'e="x"']) == {
+        "a.b": 1,
+        "c": True,
+        "d": "tiny-random",
+        "e": "x",
+    }
 
 
 @pytest.mark.parametrize("item", ["novalue", "=3"])
@@ -51,7 +56,9 @@ def test_a_command_line_word_without_key_or_value_is_refused(item):
 
 def test_every_setting_can_be_named():
     names = setting_names()
-    assert {"seed", "environment.budget_s", "policy.clip", "reward.scale", "stopping.alpha", "prompt.recent"} <= set(names)
+    assert {"seed", "environment.budget_s", "policy.clip", "reward.scale", "stopping.alpha", "prompt.recent"} <= set(
+        names
+    )
     assert len(names) == len(set(names))
 
 

@@ -94,7 +94,7 @@ def test_an_experiment_comes_back_whole(memory: Memory) -> None:
     assert memory.experiment("c", 4) is None
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(max_size=40), min_size=4, max_size=4))
 def test_any_text_is_kept_except_lone_surrogates(memory: Memory, texts: list[str]) -> None:
     reason, completion, source, prompt = texts
@@ -263,7 +263,7 @@ def test_a_killed_writer_loses_no_commit_and_leaves_no_half(tmp_path: Path) -> N
 
 def test_threads_may_share_a_memory(memory: Memory) -> None:
     def work(start: int) -> None:
-        for index in range(start, start + 5):
+        for index in range(start, start + 3):
             memory.commit_iteration(experiment(index, 1.0), State())
             Memory(memory.path, read_only=True).recent("c")
 
@@ -272,7 +272,7 @@ def test_threads_may_share_a_memory(memory: Memory) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(memory.experiments("c")) == 20
+    assert len(memory.experiments("c")) == 12
 
 
 def test_a_forked_child_has_an_engine_of_its_own(memory: Memory) -> None:
@@ -323,7 +323,7 @@ def test_nobody_holds_the_file_between_calls(memory: Memory) -> None:
 
 @pytest.mark.parametrize("damage", ["noise", "empty", "cut", "flipped"])
 def test_a_file_that_cannot_be_read_is_said_to_be_and_left_alone(memory: Memory, damage: str) -> None:
-    for index in range(20):
+    for index in range(6):
         noise = os.urandom(50_000)
         memory.commit_iteration(experiment(index, 1.0, completion=noise.hex()[:4000]), State(blob=noise))
     whole = memory.path.read_bytes()
@@ -334,7 +334,7 @@ def test_a_file_that_cannot_be_read_is_said_to_be_and_left_alone(memory: Memory,
         Memory(memory.path).experiments("c")
     assert memory.path.read_bytes() == broken
     memory.path.write_bytes(whole)
-    assert len(memory.experiments("c")) == 20, "the same object works again once the file does"
+    assert len(memory.experiments("c")) == 6, "the same object works again once the file does"
 
 
 def test_a_newer_schema_is_refused(memory: Memory) -> None:

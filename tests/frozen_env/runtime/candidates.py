@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-GOOD = '''
+GOOD = """
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -42,7 +42,7 @@ def train():
 
 if __name__ == "__main__":
     train()
-'''
+"""
 
 
 def with_training(body: str) -> str:

@@ -53,7 +53,12 @@ def test_training_takes_the_budget_and_no_longer_than_its_grace(run, host):
         ("pass", Ending.CRASHED, Cause.NO_SUBMISSION, "without submit"),
         ("env.start()\nwhile True: env.report(1, 1.0)", Ending.TIMED_OUT, Cause.NO_SUBMISSION, "no submit()"),
         ("import time\ntime.sleep(60)", Ending.TIMED_OUT, Cause.NO_START, "did not call start()"),
-        ("x = torch.ones(200_000_000)\nimport time\ntime.sleep(30)", Ending.CRASHED, Cause.OUT_OF_MEMORY, "limit is 700"),
+        (
+            "x = torch.ones(200_000_000)\nimport time\ntime.sleep(30)",
+            Ending.CRASHED,
+            Cause.OUT_OF_MEMORY,
+            "limit is 700",
+        ),
         ("raise MemoryError('out of memory')", Ending.CRASHED, Cause.OUT_OF_MEMORY, "MemoryError"),
         ("env.next_batch(1)", Ending.CRASHED, Cause.EXCEPTION, "call frozen_env.start()"),
         ("env.start()\nenv.next_batch(10**9)", Ending.CRASHED, Cause.EXCEPTION, "takes 1 to"),
@@ -93,8 +98,7 @@ def test_a_model_that_breaks_the_scorers_rules_gets_no_score(run, forward, endin
 
 def test_the_clock_takes_a_late_start_from_the_budget(run, host):
     late = host.spec.startup_allowance_s + 0.5
-    body = "import time\ntime.sleep(%s)\n" % late + GOOD.partition("def train():\n")[2].partition("\n\nif")[0].replace("\n    ", "\n").strip()
-    result = run(with_training(body))
+    result = run(GOOD.replace("def train():\n", f"def train():\n    import time\n    time.sleep({late})\n"))
     assert result.ending is Ending.FINISHED, result.reason
     assert result.training_s < host.spec.budget_s - 0.3
 
@@ -131,8 +135,15 @@ def test_the_log_is_bounded_and_its_tail_kept(run, tmp_path, host):
 )
 def test_a_confined_candidate_cannot(run, attempt, prepared_data):
     repo = str(Path(__file__).resolve().parents[3])
-    body = f"import os\nrun = lambda: {attempt.format(data=str(prepared_data), repo=repo)}\n"
-    body += "try:\n    run()\nexcept (PermissionError, IsADirectoryError) as error:\n    assert 'denied' in str(error) or 'permitted' in str(error), error\n    raise SystemExit('refused')\nraise SystemExit('it could')"
+    body = f"""
+import os
+try:
+    {attempt.format(data=str(prepared_data), repo=repo)}
+except (PermissionError, IsADirectoryError) as error:
+    assert "denied" in str(error) or "permitted" in str(error), error
+    raise SystemExit("refused")
+raise SystemExit("it could")
+"""
     result = run(with_training(body))
     assert result.reason == "refused"
 
@@ -155,7 +166,9 @@ raise RuntimeError('left a daemon')
 def test_the_environment_of_a_candidate_holds_no_secrets(host, quick_spec, prepared_data, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     with Host(quick_spec, prepared_data, tmp_path / "host.log") as fresh:
-        result = fresh.run(with_training("import os\nprint(sorted(os.environ))\nraise SystemExit(3)"), seed=0, place=tmp_path)
+        result = fresh.run(
+            with_training("import os\nprint(sorted(os.environ))\nraise SystemExit(3)"), seed=0, place=tmp_path
+        )
     assert "PATH" in result.log_tail
     assert "KEY" not in result.log_tail
     assert "SECRET" not in result.log_tail.upper()

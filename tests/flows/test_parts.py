@@ -1,0 +1,123 @@
+"""The small parts of a campaign: packed rollouts, costs, display."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from arl_core.config import load_config
+from arl_core.records import Experiment
+from bench.overhead import overhead
+from flows.costs import Costs
+from flows.display import LiveDisplay, PlainDisplay, experiments_table, figure, sparkline
+from flows.session import pack_rollouts, unpack_rollouts
+from frozen_env.contract import Status, Verdict
+
+
+def experiment(index: int = 1, status: Status = Status.KEPT, **fields) -> Experiment:
+    return Experiment("c", index, status, metric="val_bpb", **fields)
+
+
+def test_no_waiting_rollouts_pack_to_nothing():
+    assert pack_rollouts([]) == b""
+    assert unpack_rollouts(b"") == []
+
+
+def test_costs_add_up_and_tell_what_came_after_the_last_commit():
+    first = Costs(None)
+    with first.timed("prompt"), first.timed("patch"):
+        pass
+    told = first.finished()
+    assert told["iteration"] >= told["prompt"] >= told["patch"] >= 0
+    with first.timed("commit"):
+        pass
+    second = Costs(first)
+    assert second.parts["before/commit"] == first.parts["commit"]
+    assert second.parts["before/between"] >= second.parts["before/commit"]
+
+
+def test_overhead_leaves_out_policy_startup_training_and_scoring():
+    costs = {
+        "prompt": 0.1,
+        "propose": 5.0,
+        "startup": 0.2,
+        "training": 1.0,
+        "scoring": 0.3,
+        "run": 1.6,
+        "iteration": 6.8,
+    }
+    costs |= {"before/between": 0.25, "before/commit": 0.05, "before/track": 0.15}
+    figures = overhead([experiment(costs=costs)])
+    # 6.8 + 0.25 of wall clock, less what is not the loop's
+    assert figures["seconds_per_iteration"]["median"] == pytest.approx(6.8 + 0.25 - 5.0 - 0.2 - 1.0 - 0.3)
+    assert figures["parts"]["host_and_messages"] == pytest.approx(0.1)
+    assert figures["parts"]["propose (not counted)"] == 5.0
+
+
+def test_overhead_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="no experiments"):
+        overhead([])
+
+
+def test_a_figure_says_measured_forecast_or_why_not():
+    assert figure(experiment(value=1.5)) == "val_bpb 1.5000"
+    assert figure(experiment(status=Status.STOPPED_EARLY, estimate=2.5)) == "forecast 2.5000"
+    assert figure(experiment(status=Status.CRASHED, reason="no\nway")) == "no way"
+
+
+def test_a_sparkline_falls_with_the_loss():
+    line = sparkline([float(x) for x in range(100, 0, -1)], width=8)
+    assert line == "█▇▆▅▄▃▂▁"
+    assert sparkline([1.0]) == "▁"
+
+
+def test_text_of_a_candidate_is_never_markup():
+    console = Console(file=io.StringIO(), width=120)
+    console.print(experiments_table([experiment(summary="[red]danger[/red] \x1b[2J")]))
+    shown = console.file.getvalue()
+    assert "[red]danger[/red]" in shown
+    assert "\x1b[2J" not in shown
+
+
+def test_plain_lines_tell_the_run():
+    lines: list[str] = []
+    display = PlainDisplay(load_config("embedded"), lines.append)
+    display.begin(1, 8)
+    display.candidate("DEPTH: 4 → 5")
+    display.event({"event": "started", "startup_s": 0.2})
+    display.event({"event": "report", "report": [1, 0.1, 0.01, 6.9, None]})
+    display.event({"event": "report", "report": [2, 0.2, 0.02, 6.8, None]})
+    display.event({"event": "verdict", "verdict": Verdict(True, "hopeless")})
+    display.settled(experiment(value=1.5), experiment(value=1.5))
+    assert [line.strip() for line in lines] == [
+        "experiment 1 of 8",
+        "trying: DEPTH: 4 → 5",
+        "training (start-up 0.2 s)",
+        "1% step 1 loss 6.9000",
+        "stopped: hopeless",
+        "kept: val_bpb 1.5000; best 1.5000 (#1)",
+    ]
+
+
+def test_the_live_panel_shows_the_run():
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    display = LiveDisplay("campaign-1", load_config("embedded"), console)
+    display.begin(2, 8)
+    display.candidate("WIDTH: 64 → 96")
+    display.event({"event": "started", "startup_s": 0.2})
+    for step in range(20):
+        display.event({"event": "report", "report": [step, step / 10, step / 200, 7 - step / 10, None]})
+    display.event({"event": "verdict", "verdict": Verdict(False, "", forecast=2.1, low=2.0, high=2.2)})
+    display.settled(experiment(value=1.5), experiment(value=1.5))
+    console.print(display)
+    shown = console.file.getvalue()
+    for words in (
+        "campaign-1",
+        "experiment 2 of 8",
+        "WIDTH: 64 → 96",
+        "forecast 2.1000 [2.0000, 2.2000]",
+        "best 1.5000 (#1)",
+    ):
+        assert words in shown

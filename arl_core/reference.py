@@ -47,8 +47,8 @@ def render() -> str:
         shown = "" if constant.default is dataclasses.MISSING else f"`{constant.default!r}`"
         parts.append(f"| `environment.{constant.name}` | {shown} | {_cell(comments.get(constant.name, ''))} |")
     parts.append(
-        "\n## target\n\n`target.NAME` writes an UPPERCASE constant of `target/train.py` into the campaign's own copy when it starts; "
-        "from then on that file alone decides.\n"
+        "\n## target\n\n`target.NAME` writes an UPPERCASE constant of `target/train.py` into the campaign's own copy when it "
+        "starts; from then on that file alone decides.\n"
     )
     return "\n".join(parts)
 

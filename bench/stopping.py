@@ -4,8 +4,8 @@
     python -m bench.stopping --curves CURVES.parquet --order improving --history EARLIER.parquet --json
     python -m bench.stopping --curves CURVES.parquet --order random --split 4 --json     # cross-validated by group
 
-The protocol is in docs/stopping.md. Curves are a parquet file (group, run_id, time_s, train_loss, val_loss) or a campaign's
-memory (DuckDB). Shapes: R runs, L = 19 looks at 1/20 … 19/20 of a run's time.
+The protocol is in docs/stopping.md. Curves are a parquet file (group, run_id, time_s, train_loss, val_loss) or a
+campaign's memory (DuckDB). Shapes: R runs, L = 19 looks at 1/20 … 19/20 of a run's time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from arl_core.selfeval.curve import Curve, levels
+from arl_core.selfeval.curve import Curve, levels, levels_and_errors
 from arl_core.selfeval.forecast import FIRST_LOOK, PAST
 from arl_core.selfeval.judge import prepare
 from arl_core.selfeval.naive import power_law
@@ -42,6 +42,7 @@ class Run:
     final: float
     past: PastRun
     level_LP: np.ndarray  # levels now and at the shares PAST of the elapsed time
+    error_L: np.ndarray  # standard error of the level now
     last_L: np.ndarray  # the last loss seen, as optuna's pruners are told it; NaN before any
     naive_L: np.ndarray  # the paper's forecast; NaN where it has too few points
 
@@ -72,7 +73,7 @@ def load(path: Path) -> list[Run]:
 
 
 def _load_memory(path: Path) -> list[Run]:
-    """Read the measured runs of all campaigns in a memory file, each campaign a group; finals are put in nats per token."""
+    """Read the measured runs of a memory file, each campaign a group; finals are put in nats per token."""
     from arl_core.memory import Memory
 
     memory = Memory(path, read_only=True)
@@ -96,8 +97,11 @@ def _run(group: str, curve: Curve, final: float) -> Run:
         last_L[k] = shown[-1] if len(shown) else np.nan
         forecast = power_law(seen)
         naive_L[k] = np.nan if forecast is None else forecast
-    level_LP = np.array([levels(curve.until(f), np.array([f, *(f * share for share in PAST)])) for f in LOOKS])
-    return Run(group, final, PastRun.from_curve(curve, final, group), level_LP, last_L, naive_L)
+    seen_L2P = np.array(
+        [levels_and_errors(curve.until(f), np.array([f, *(f * share for share in PAST)])) for f in LOOKS]
+    )
+    past = PastRun.from_curve(curve, final, group)
+    return Run(group, final, past, seen_L2P[:, 0], seen_L2P[:, 1, 0], last_L, naive_L)
 
 
 def draw(runs: Sequence[Run], order: str, episodes: int, seed: int) -> list[np.ndarray]:
@@ -139,7 +143,8 @@ def rule_optuna(kind: str, episode: int) -> Stop:
         "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=WHOLE_RUNS, n_warmup_steps=0),
         "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=20, reduction_factor=3),
     }
-    study = optuna.create_study(pruner=pruners[kind](), sampler=optuna.samplers.RandomSampler(0), study_name=f"e{episode}")
+    sampler = optuna.samplers.RandomSampler(0)
+    study = optuna.create_study(pruner=pruners[kind](), sampler=sampler, study_name=f"e{episode}")
     state: dict[str, Any] = {"run": None, "trial": None, "told": 0}
 
     def tell(run: Run) -> None:
@@ -179,14 +184,14 @@ def rule_ours(alpha: float, history: tuple[PastRun, ...]) -> Stop:
             runs = [*history, *(r.past for r in completed)]
             fitted[len(completed)] = prepare(Snapshot.build(runs, loss_scale=1.0, alpha=alpha, checks=LOOKS))
         forecaster = fitted[len(completed)]
-        seen = forecaster.outlook_of(run.level_LP[look], LOOKS[look])
+        seen = forecaster.outlook_of(run.level_LP[look], LOOKS[look], float(run.error_L[look]))
         return bool(seen.p_tie < forecaster.stop_below(LOOKS[look]))
 
     return stop
 
 
 def play(runs: Sequence[Run], stop: Stop) -> tuple[float, float, int, int]:
-    """Run one episode. Returns (full-run equivalents spent, regret in nats, improving runs met, improving runs stopped)."""
+    """Run one episode. Returns (full-run equivalents spent, regret in nats, improving runs met, those stopped)."""
     completed: list[Run] = []
     spent, best, improving, killed = 0.0, np.inf, 0, 0
     for n, run in enumerate(runs):
@@ -220,9 +225,7 @@ def oracle(runs: Sequence[Run], episodes: list[np.ndarray]) -> dict[str, float]:
         best_before = np.concatenate([[np.inf], np.minimum.accumulate(final)[:-1]])
         whole_E.append(int(((np.arange(len(final)) < WHOLE_RUNS) | (final < best_before)).sum()))
     whole = np.array(whole_E)
-    return {
-        f"{f:.2f}": round(float((size / (whole + (size - whole) * f)).mean()), 4) for f in LOOKS
-    }
+    return {f"{f:.2f}": round(float((size / (whole + (size - whole) * f)).mean()), 4) for f in LOOKS}
 
 
 def maker(rule: str, alpha: float, history: tuple[PastRun, ...]) -> Callable[[int], Stop]:
@@ -234,7 +237,13 @@ def maker(rule: str, alpha: float, history: tuple[PastRun, ...]) -> Callable[[in
 
 
 def replay(
-    runs: Sequence[Run], order: str, episodes: int, seed: int, alpha: float, history: tuple[PastRun, ...], alphas: Sequence[float]
+    runs: Sequence[Run],
+    order: str,
+    episodes: int,
+    seed: int,
+    alpha: float,
+    history: tuple[PastRun, ...],
+    alphas: Sequence[float],
 ) -> dict[str, Any]:
     """Measure every rule, the frontier over alpha and the oracle on one set of runs."""
     drawn = draw(runs, order, episodes, seed)
@@ -247,7 +256,7 @@ def replay(
 
 
 def earlier(history: Sequence[Run], curves: Sequence[Run]) -> tuple[PastRun, ...]:
-    """Turn another file's runs into earlier campaigns; groups that the curves hold are dropped: no run is recognised."""
+    """Turn another file's runs into earlier campaigns; groups of the curves are dropped: no run is recognised."""
     groups = {run.group for run in curves}
     return tuple(replace(run.past, own=False) for run in history if run.group not in groups)
 
@@ -285,9 +294,9 @@ def cross_validate(args: argparse.Namespace, runs: Sequence[Run], alphas: Sequen
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(prog="python -m bench.stopping", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(prog="python -m bench.stopping", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--curves", type=Path, required=True, help="parquet of curves, or a campaign's memory.duckdb")
-    parser.add_argument("--history", type=Path, help="curves of earlier campaigns; groups of --curves are dropped from it")
+    parser.add_argument("--history", type=Path, help="curves of earlier campaigns; groups of --curves are dropped")
     parser.add_argument("--order", choices=("random", "improving"), default="random")
     parser.add_argument("--episodes", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)

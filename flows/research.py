@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from arl_core.records import Experiment, source_hash, utc_now
 from arl_core.stopping import stopping_snapshot
 from flows import surroundings  # sets Prefect's and MLflow's surroundings; must come before them
 from flows.costs import Costs
-from flows.session import Session, open_session, resumed_config
+from flows.session import Session, open_session, preflight, resumed_config
 from flows.summary import print_summary
 from frozen_env.contract import Cause, ResearchError, RunResult, Status
 from tasks.commit import commit
@@ -48,10 +47,7 @@ def research(
     `settings` are dotted overrides, e.g. {"environment.budget_s": 20}. `resume` is a campaign id or "latest": its own
     settings then hold, and those that would make its experiments incomparable cannot be overridden.
     """
-    overrides = dict(settings or {}) | ({} if iterations is None else {"iterations": iterations})
-    config = load_config(preset, overrides)
-    if resume:
-        config = resumed_config(config.memory, resume, overrides)
+    config = configure(preset, iterations, resume, settings or {})
     with open_session(config, resume) as session, _tracked(session):
         first = session.memory.next_index(session.campaign.id)
         for index in range(first, config.iterations + 1):
@@ -59,6 +55,13 @@ def research(
             experiment = run_seed(session) if index == 0 else run_iteration(session, index)
             session.display.settled(experiment, session.memory.incumbent(session.campaign.id))
     return print_summary(session.memory, session.campaign.id, session.folder)
+
+
+def configure(preset: str, iterations: int | None, resume: str | None, settings: dict[str, Any]) -> CampaignConfig:
+    """Return the campaign's settings. Raises ConfigError that names what is wrong."""
+    overrides = settings | ({} if iterations is None else {"iterations": iterations})
+    config = load_config(preset, overrides)
+    return resumed_config(config.memory, resume, overrides) if resume else config
 
 
 @contextmanager
@@ -242,10 +245,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting; see docs/settings.md"
     )
     options = parser.parse_args(arguments)
-    # A failed flow's traceback belongs in a worker's log; here one clear line says what happened.
-    logging.getLogger("prefect").setLevel(logging.CRITICAL)
     try:
-        research(options.preset, options.iterations, options.resume, parse_overrides(options.set))
+        overrides = parse_overrides(options.set)
+        preflight(configure(options.preset, options.iterations, options.resume, overrides), options.resume)
+        research(options.preset, options.iterations, options.resume, overrides)
     except ResearchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -24,7 +24,9 @@ from arl_core.errors import ConfigError, PolicyError
 from arl_core.memory import STATES_KEPT, Memory, campaign_lock
 from arl_core.records import Campaign, Experiment, State, utc_now
 from flows.display import Display, open_display
+from frozen_env import manifest
 from frozen_env.fetch import data_dir
+from frozen_env.problem.data import load
 from frozen_env.runtime.supervisor import Host
 
 if TYPE_CHECKING:
@@ -146,6 +148,19 @@ def open_session(config: CampaignConfig, resume: str | None) -> Iterator[Session
         memory.set_status(campaign.id, "finished")
 
 
+def preflight(config: CampaignConfig, resume: str | None) -> None:
+    """Find what would stop a campaign before a server is started for it. Raises what open_session() would."""
+    manifest.verify()
+    load(config.environment, data_dir())
+    read_source(config)
+    memory_path = ROOT / config.memory
+    memory_path.parent.mkdir(parents=True, exist_ok=True)
+    check_disk(memory_path.parent)
+    with campaign_lock(memory_path), contextlib.closing(Memory(memory_path)) as memory:
+        if resume:
+            memory.get_campaign(resume)
+
+
 def read_source(config: CampaignConfig) -> str:
     """Return the target with the preset's constants written into it: experiment 0."""
     from arl_core.edit import write_constants
@@ -189,7 +204,7 @@ def resumed_config(memory_path: str, resume: str, overrides: dict[str, Any]) -> 
 
     Raises ConfigError for one that would make its experiments incomparable.
     """
-    fixed = ("environment.", "target.", "seed", "source", "memory")
+    fixed = ("environment.", "target.", "seed", "source")
     for key in overrides:
         if key.startswith(fixed):
             raise ConfigError(

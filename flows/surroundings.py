@@ -17,13 +17,17 @@ def prepare() -> None:
     defaults = {
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # the default, 20 s, is missed on busy cores
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "GIT_PYTHON_REFRESH": "quiet",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make busy cores ten times slower (docs/log.md)
     }
+    if (
+        "PREFECT__FLOW_RUN_ID" not in os.environ
+    ):  # not under a worker, whose log wants everything: the display tells it all
+        defaults["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
     has_profile = (Path.home() / ".prefect" / "profiles.toml").exists()
     if "PREFECT_API_URL" not in os.environ and not has_profile:
         defaults["PREFECT_HOME"] = str(ROOT / "mlruns" / "prefect")

@@ -41,7 +41,7 @@ EXPERIMENT = "autoresearch-rl"  # MLflow's word for a group of runs
 CURVE_POINTS = 120  # a longer curve is thinned: a metric costs 0.2 ms, and curve.json has every point
 BATCH = 900  # metrics of one request; a server takes 1000 entries in all
 MAX_PARAMS = 90
-LOG_MB = 1  # of a run's log
+LOG_BYTES = 2**20  # of a run's log, its end
 _NOT_A_KEY = re.compile(r"[^\w\-. :/]")
 
 # How a run's status shows in MLflow's list: green, red, grey
@@ -107,7 +107,7 @@ def sync_experiment(
     client = tracking.client
     run = _experiment_run(tracking, campaign, experiment)
     run_id = str(run.info.run_id)
-    if run.data.tags.get("complete") == "yes":
+    if run.info.status != "RUNNING":
         return run_id
     metrics, tags = _metrics(experiment), _tags(experiment)
     first = _entities(metrics[:BATCH], read_constants(experiment.source), tags)
@@ -119,7 +119,7 @@ def sync_experiment(
         client.log_artifacts(run_id, scratch)
     parent = _entities(_campaign_metrics(experiment), {}, {})["metrics"]
     client.log_batch(_campaign_run(tracking, campaign), metrics=parent)
-    client.set_tag(run_id, "complete", "yes")  # after all else: what lacks it is done over
+    # After all else, and so the sign that a run is whole: one that still runs is done over.
     client.set_terminated(run_id, _RUN_STATUS[experiment.status], end_time=_milliseconds(experiment.created_at))
     return run_id
 
@@ -239,7 +239,7 @@ def _find(tracking: Tracking, campaign_id: str, kind: str, index: int | None = N
 
 def _complete(tracking: Tracking, campaign: Campaign) -> set[int]:
     """Indices of the experiments whose runs are whole."""
-    query = f"tags.campaign = '{campaign.id}' and tags.kind = 'experiment' and tags.complete = 'yes'"
+    query = f"tags.campaign = '{campaign.id}' and tags.kind = 'experiment' and attributes.status != 'RUNNING'"
     found: set[int] = set()
     page: str | None = None
     while True:
@@ -337,13 +337,14 @@ def _write_artifacts(experiment: Experiment, scratch: Path, folder: Path | None)
 
 
 def _log(experiment: Experiment, folder: Path | None) -> str:
-    """The last megabyte of the run's log file, or the record's tail of it."""
+    """The end of the run's log file, or the record's tail of it."""
+    if folder is None:
+        return experiment.log
     try:
-        assert folder is not None
         with (folder / "log.txt").open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_MB * 2**20))
-            return file.read(LOG_MB * 2**20).decode("utf-8", "replace")
-    except (AssertionError, OSError):
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_BYTES))
+            return file.read(LOG_BYTES).decode("utf-8", "replace")
+    except OSError:
         return experiment.log
 
 

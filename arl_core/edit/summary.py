@@ -10,6 +10,7 @@ from arl_core.edit.places import split_lines
 from arl_core.records import one_line, parse_quietly, source_hash
 
 _SPOT_CHARS = 48  # of a line quoted from the source
+_IDLE = "comments or spelling only"
 _CONSTANT = "="  # the home of lines that assign a constant
 
 
@@ -21,12 +22,12 @@ def summarise(old: str, new: str, limit: int = 120) -> str:
     if new == old:
         return "no change"
     if source_hash(old) == source_hash(new):
-        return "comments or spelling only"
+        return _IDLE
     parts = [
         f"{name}: {_short(was) if was else 'none'} → {_short(becomes) if becomes else 'none'}"
         for name, (was, becomes) in changed_constants(old, new).items()
     ]
-    return one_line("; ".join([*parts, *_touched(old, new)]), limit)
+    return one_line("; ".join([*parts, *_touched(old, new)]), limit) or _IDLE
 
 
 def _touched(old: str, new: str) -> list[str]:

@@ -7,7 +7,8 @@ first left it.
 
 Three rules narrow the grammar's mask further; the narrowed mask is the one that is sampled from and stored, so PPO sees
 the exact distribution:
-1. No void edit: where REPLACE so far says what SEARCH says (comments aside), it may neither end nor turn to a comment.
+1. No void edit: where REPLACE so far says what SEARCH says (comments aside), it may neither end nor turn to a comment;
+   it may go on, on the line or with another.
 2. Closing time: with few tokens left, tokens that close (quotes, brackets, line, block) go first, then those that open
    nothing.
 3. No second block without room for one.
@@ -56,6 +57,7 @@ class Vocabulary:
         self.line_end_V = self._where(lambda piece: piece == b"\n")
         self.quotes_V = {quote: self._starting(quote.encode()) for quote in "\"'"}
         self.to_comment_V = self._where(self._turns_to_comment)
+        self.line_break_V = self._starting(b"\n")
         self.to_marker_V = self._starting(b">")
 
     def _where(self, holds: Callable[[bytes], bool]) -> NDArray[np.bool_]:
@@ -78,7 +80,7 @@ class Vocabulary:
     @staticmethod
     def _turns_to_comment(piece: bytes) -> bool:
         rest = piece.lstrip(b" ")
-        return bool(piece) and (not rest or rest[:1] in (b"#", b"\n"))
+        return bool(piece) and (not rest or rest[:1] == b"#")
 
 
 @functools.lru_cache(maxsize=8)
@@ -255,6 +257,8 @@ class EditDecoder:
         text = self._text.decode("utf-8", "replace").removeprefix("\n")
         if text and _bare(text) == _bare(self.run.text):
             banned_V = self.vocabulary.to_marker_V if text.endswith("\n") else self.vocabulary.to_comment_V
+            if self.run.header:  # what ends in a header cannot grow behind it
+                banned_V = banned_V | self.vocabulary.line_break_V
             allowed_V = _unless_empty(allowed_V & ~banned_V, allowed_V)
         if self.left > RESERVE_TOKENS:
             return allowed_V

@@ -29,7 +29,7 @@ negation: "not "? comparison
 comparison: sum (COMPARE sum)*
 sum: factor (BINARY factor)*
 factor: SIGN? power
-power: primary ("**" factor)?
+power: primary (POWER factor)?
 primary: atom trailer*
 atom: LOAD | NUMBER | STRING | FSTRING | CONSTANT | "(" group? ")" | "[" inside? "]" | "{" pairs? "}"
 group: expr (", " expr)* ","? | expr comprehension
@@ -51,6 +51,7 @@ place: NEW | LOAD trailer* ("." NEW | "[" index (", " index)* "]")
 BOOL: " and " | " or "
 COMPARE: " < " | " > " | " <= " | " >= " | " == " | " != " | " is not " | " is " | " not in " | " in "
 BINARY: / ?(\+|-|\*|\/|\/\/|%|@) ?/
+POWER: / ?\*\* ?/
 SIGN: "-" | "~"
 AUGMENT: " += " | " -= " | " *= " | " /= "
 CONSTANT: "True" | "False" | "None"
@@ -77,6 +78,8 @@ HEADERS = {
 }
 
 ALWAYS_KNOWN = {n for n in dir(builtins) if not n.startswith("_") and not n[0].isupper()} | {"self", "torch"}
+# Names that REPLACE may introduce and read again in the same block; others become known to the next block.
+NEW_LOCALS = {"h_BTD", "x0_BTD", "y_BTD", "gate", "gain", "ramp", "z", "h", "i", "n", "index", "layer", "share"}
 FORBIDDEN = {"eval", "exec", "compile", "open", "input", "breakpoint", "exit", "quit", "help", "copyright", "credits"}
 
 
@@ -96,7 +99,7 @@ def library_attributes() -> frozenset[str]:
 
     import torch
 
-    places = (torch, torch.nn, torch.nn.functional, torch.nn.init, torch.optim, torch.Tensor, math)
+    places = (torch, torch.nn, torch.nn.functional, torch.nn.init, torch.optim, torch.Tensor, torch.nn.Module(), math)
     public = {name for place in places for name in dir(place) if not name.startswith("_") and name.isascii()}
     return frozenset(n for n in public if not keyword.iskeyword(n) and not n.startswith(("sym_", "quantize", "fbgemm")))
 
@@ -116,7 +119,7 @@ def replace_grammar(
     flow = ['"return" (" " exprs)?'] if in_function else []
     flow += ['"break"', '"continue"'] if in_loop else []
     simple = SIMPLE + "".join(f"      | {rule}\n" for rule in flow)
-    known = (identifiers(source) | ALWAYS_KNOWN) - FORBIDDEN
+    known = (identifiers(source) | ALWAYS_KNOWN | NEW_LOCALS) - FORBIDDEN
     rules = [f'IND{k}: "{" " * INDENT * k}"' if k else "" for k in range(depth, depth + DEEPEST + 1)]
     for k in range(depth, depth + DEEPEST + 1):
         indent = f"IND{k} " if k else ""

@@ -30,7 +30,7 @@ _HUBER = 2.0  # residuals beyond so many standard deviations are spikes and coun
 
 @dataclass(frozen=True)
 class Curve:
-    """Losses of one run. fraction_N rises in (0, 1]; held_out_N says which points are held-out losses (else training)."""
+    """Losses of one run. fraction_N rises in (0, 1]; held_out_N marks held-out losses, the rest are training losses."""
 
     fraction_N: Array
     loss_N: Array
@@ -67,33 +67,39 @@ class Curve:
 
 
 def levels(curve: Curve, at_K: Array) -> Array:
-    """Estimate the loss at each fraction of at_K from the points seen by then (causal). Returns level_K, NaN without points.
+    """Estimate the loss at each fraction of at_K from the points seen by then. Returns level_K, NaN without points."""
+    return levels_and_errors(curve, at_K)[0]
+
+
+def levels_and_errors(curve: Curve, at_K: Array) -> tuple[Array, Array]:
+    """Estimate levels and their standard errors: (level_K, error_K), NaN where no point had been seen.
 
     A local linear fit in log fraction: held-out points weigh by their small noise, training points by theirs, and an
     offset between the two is fitted, so that training losses fill the time since the last held-out point.
     """
     at_K = np.asarray(at_K, dtype=np.float64)
-    level_K = np.full(len(at_K), np.nan)
+    level_K, error_K = np.full(len(at_K), np.nan), np.full(len(at_K), np.nan)
     if len(curve.loss_N) == 0:
-        return level_K
+        return level_K, error_K
     log_t_N = np.log(curve.fraction_N)
     noise_N = _noise(curve)
     for k, at in enumerate(at_K):
         n = int(np.searchsorted(curve.fraction_N, at + 1e-9, side="right"))
         if n:
-            level_K[k] = _local_fit(log_t_N[:n] - np.log(at), curve.loss_N[:n], curve.held_out_N[:n], noise_N[:n])
-    return level_K
+            seen = log_t_N[:n] - np.log(at), curve.loss_N[:n], curve.held_out_N[:n], noise_N[:n]
+            level_K[k], error_K[k] = _local_fit(*seen)
+    return level_K, error_K
 
 
 def _noise(curve: Curve) -> Array:
-    """Give each point's standard deviation: training noise from successive differences, held-out noise assumed small."""
+    """Give each point's standard deviation: training noise from successive differences, held-out noise is small."""
     scale = float(np.median(np.abs(curve.loss_N))) or 1.0
     train = curve.loss_N[~curve.held_out_N]
     spread = float(np.median(np.abs(np.diff(train)))) * 1.05 if len(train) > 4 else 0.03 * scale
     return np.where(curve.held_out_N, _HELD_OUT_NOISE * scale, max(spread, _HELD_OUT_NOISE * scale))
 
 
-def _local_fit(x_N: Array, loss_N: Array, held_out_N: NDArray[np.bool_], noise_N: Array) -> float:
+def _local_fit(x_N: Array, loss_N: Array, held_out_N: NDArray[np.bool_], noise_N: Array) -> tuple[float, float]:
     """Fit level + slope·x + offset·[training] around x = 0 with weak priors; two Huber rounds tame spikes."""
     near_N = np.exp(-0.5 * np.square(x_N / _BANDWIDTH)) + 1e-9  # a lone old point still says something
     scale = float(np.average(loss_N, weights=near_N))
@@ -102,11 +108,13 @@ def _local_fit(x_N: Array, loss_N: Array, held_out_N: NDArray[np.bool_], noise_N
     offset_sd = _OFFSET_SD if held_out_N.any() else 1e-6  # nothing to compare with: the level is the training loss
     prior_P = np.array([0.0, 1 / (_SLOPE_SD * scale) ** 2, 1 / (offset_sd * scale) ** 2])
     mean_P = np.array([0.0, _SLOPE_MEAN * scale, 0.0])
-    fit_P = mean_P
+    fit_P: Array = mean_P
+    cov_PP: Array = np.eye(3)
     robust_N = np.ones_like(x_N)
     for _ in range(2):
         weighted_NP = design_NP * (weight_N * robust_N)[:, None]
-        fit_P = np.linalg.solve(weighted_NP.T @ design_NP + np.diag(prior_P), weighted_NP.T @ loss_N + prior_P * mean_P)
+        cov_PP = np.asarray(np.linalg.inv(weighted_NP.T @ design_NP + np.diag(prior_P)), dtype=np.float64)
+        fit_P = np.asarray(cov_PP @ (weighted_NP.T @ loss_N + prior_P * mean_P), dtype=np.float64)
         miss_N = np.abs(loss_N - design_NP @ fit_P) / noise_N
         robust_N = np.minimum(1.0, _HUBER / np.maximum(miss_N, 1e-12))
-    return float(fit_P[0])
+    return float(fit_P[0]), float(np.sqrt(cov_PP[0, 0]))

@@ -1,11 +1,11 @@
 """The forecaster: what a run's level at an elapsed fraction says of its final result, learned from completed runs.
 
-Two regressions per fraction, both on completed runs, both Bayesian, so that four runs already give an honest, wide answer:
+Two regressions per fraction on completed runs, both Bayesian, so that four runs already give an honest, wide answer:
 
 - *forecast*: final ~ level now and its recent past. It says where the run will end (for the log and for the reward).
-- *tie*: level now ~ final and recent past, near the incumbent. It says what a run that would end level with the incumbent
-  looks like at this fraction: the drop still to come is in it. A run is judged against that, so the verdict does not
-  depend on how many bad candidates the policy happens to propose.
+- *tie*: level now ~ final and recent past, near the incumbent. It says what a run that would tie the incumbent looks like
+  at this fraction: the drop still to come is in it. A run is judged against that, so the verdict does not depend on how
+  many bad candidates the policy happens to propose.
 
 Everything is divided by the incumbent's loss: the answers do not depend on units. Shapes: N completed runs, C grid
 columns, P coefficients.
@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from arl_core.selfeval.curve import GRID, Curve, levels
+from arl_core.selfeval.curve import GRID, Curve, levels_and_errors
 from arl_core.selfeval.regression import Regression, student_cdf
-from arl_core.selfeval.snapshot import Snapshot
+from arl_core.selfeval.snapshot import BLUR_AT, Snapshot
 
 Array = NDArray[np.float64]
 
@@ -34,11 +34,11 @@ _ENOUGH = 8.0  # widen that distance until completed runs weigh as much as so ma
 _CLIP = 0.07  # features beyond ±7 % of the loss are as good as 7 %
 _PAST_SD = 0.05  # prior of the recent past's coefficients around zero
 _PATIENCE = 1.5  # a check at fraction f asks for 1 + 1.5·f times the evidence: late errors cost more than they save
-_SCALE, _SCALE_EARLY = 0.008, 0.02  # prior residual scale of a level, relative to the loss: late, and added at the start
-_TIE_SLOPE, _TIE_SLOPE_SD = 0.8, 0.25  # prior: a run that ends 1 % lower stands so much lower now
-_DOF0 = 4.0  # the prior on the residual scale is worth so many runs
+_SCALE, _SCALE_EARLY = 0.012, 0.02  # prior residual scale of a level, relative: late, and added at the start
+_TIE_SLOPE, _TIE_SLOPE_SD = 0.6, 0.25  # prior: a run that ends 1 % lower stands so much lower now
+_DOF0 = 10.0  # the prior on the residual scale is worth so many runs
 _PRIOR_PATHS = 10.0  # the prior on the smallest p of a whole run is worth so many runs
-_EFFECTIVE_LOOKS = 3.0  # a run's checks are so strongly correlated that they count as this many independent ones
+_EFFECTIVE_LOOKS = 5.0  # a run's checks are so strongly correlated that they count as this many independent ones
 
 
 def prior_scale(fraction: float) -> float:
@@ -62,7 +62,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What is known of a run at one check. forecast, low, high in the metric's units; p_tie, p_final are probabilities."""
+    """What is known of a run at one check. forecast, low and high (90 %) are in the metric's units."""
 
     forecast: float
     low: float
@@ -86,6 +86,7 @@ class Forecaster:
         self.unit = abs(loss) or 1.0  # the incumbent's loss; everything is relative to it
         self.incumbent = loss / self.unit
         self.final_N = (final_N - self.offset) / self.slope / self.unit
+        self.blur = float(np.median([run.blur for run in runs])) / self.unit
         self.near_N = self._near()
         self._looks: dict[float, Look] = {}
 
@@ -112,24 +113,27 @@ class Forecaster:
         now_N = np.where(known_N, now_N, self.incumbent)
         centre_P = np.array([_mean(past_N, weight_N) for past_N in past_NP.T])
         past_NP = _features(past_NP, centre_P)
-        s0 = prior_scale(fraction)
+        s0 = float(np.hypot(prior_scale(fraction), self._blur(fraction)))
+        no_past = [0.0] * len(PAST)
 
         gap_N = self.final_N - self.incumbent
         tie_NP = np.column_stack([np.ones_like(now_N), gap_N, past_NP])
         prior_sd_P = np.array([0.5, _TIE_SLOPE_SD] + [_PAST_SD] * len(PAST))
-        tie = Regression.fit(
-            tie_NP, now_N - self.incumbent, weight_N, np.array([0.0, _TIE_SLOPE] + [0.0] * len(PAST)), prior_sd_P, s0, _DOF0
-        )
+        prior_P = np.array([0.0, _TIE_SLOPE, *no_past])
+        tie = Regression.fit(tie_NP, now_N - self.incumbent, weight_N, prior_P, prior_sd_P, s0, _DOF0)
         p_N = np.where(known_N, np.clip(student_cdf(-tie.loo_z_N, tie.dof), 1e-12, 1 - 1e-12), 1 - 1e-12)
 
         level_0 = self.incumbent + float(tie.mean_P[0])
         forward_NP = np.column_stack([np.ones_like(now_N), np.clip(now_N - level_0, -_CLIP, 2 * _CLIP), past_NP])
         even_N = known_N.astype(np.float64)
         forward_sd_P = np.array([0.5, 0.3] + [_PAST_SD] * len(PAST))
-        forecast = Regression.fit(
-            forward_NP, gap_N, even_N, np.array([0.0, 0.8] + [0.0] * len(PAST)), forward_sd_P, s0, _DOF0
-        )
+        forward_P = np.array([0.0, 0.8, *no_past])
+        forecast = Regression.fit(forward_NP, gap_N, even_N, forward_P, forward_sd_P, s0, _DOF0)
         return Look(tie, forecast, centre_P, p_N)
+
+    def _blur(self, fraction: float) -> float:
+        """Give the usual relative standard error of a level: reports come at an even pace, so it falls with the root."""
+        return self.blur * float(np.sqrt(BLUR_AT / fraction))
 
     def _column(self, fraction: float) -> Array:
         """Interpolate every completed run's relative level at a fraction; NaN before its first report."""
@@ -151,7 +155,7 @@ class Forecaster:
         """How many standard deviations, times patience, stop a run: at most alpha of runs that tie ever show as many.
 
         Conformal over whole paths: each completed run that was never judged is replayed as if it tied, and its worst
-        left-out deviation over the planned checks is one draw; a prior worth a few runs stands in while there are few draws.
+        left-out deviation over the planned checks is one draw; a prior worth a few runs stands in while draws are few.
         """
         alpha = self.snapshot.alpha
         checks = [f for f in self.snapshot.checks if FIRST_LOOK <= f < 1] or [0.5]
@@ -174,20 +178,30 @@ class Forecaster:
     def outlook(self, curve: Curve, fraction: float) -> Outlook:
         """Judge a run by its curve so far. NaN fields when the curve is empty."""
         at = np.array([fraction, *(fraction * share for share in PAST)])
-        return self.outlook_of(levels(curve.until(fraction), at), fraction)
+        level_1P, error_1P = levels_and_errors(curve.until(fraction), at)
+        return self.outlook_of(level_1P, fraction, float(error_1P[0]))
 
-    def outlook_of(self, level_1P: Array, fraction: float) -> Outlook:
-        """Judge a run by its levels now and at the shares PAST of the elapsed time, in nats per token."""
+    def outlook_of(self, level_1P: Array, fraction: float, error: float = 0.0) -> Outlook:
+        """Judge a run by its levels now and at the shares PAST of the elapsed time, in nats per token.
+
+        error is the standard error of the level now; what exceeds the usual widens the distributions.
+        """
+        extra = max(0.0, (error / self.unit) ** 2 - self._blur(fraction) ** 2)
         level_1P = level_1P / self.unit
         look = self.look(fraction)
         past_P = _features(level_1P[None, 1:] - level_1P[0], look.centre_P)[0]
         centre, scale = look.tie.predict(np.concatenate([[1.0, 0.0], past_P]))
+        scale = np.sqrt(scale**2 + extra)
         p_tie = float(student_cdf(-(level_1P[0] - self.incumbent - centre) / scale, look.tie.dof))
         ahead = np.clip(level_1P[0] - self.incumbent - look.tie.mean_P[0], -_CLIP, 2 * _CLIP)
         middle, spread = look.forecast.predict(np.concatenate([[1.0, ahead], past_P]))
+        spread = np.sqrt(spread**2 + extra)
         reach = 1.64 * spread * (1 + 2 / look.forecast.dof)  # a 90 % interval, Student-t to first order
-        ends = [self.offset + self.slope * self.unit * (self.incumbent + x) for x in (middle, middle - reach, middle + reach)]
-        return Outlook(ends[0], min(ends[1:]), max(ends[1:]), p_tie)
+        end, one, other = (
+            self.offset + self.slope * self.unit * (self.incumbent + x)
+            for x in (middle, middle - reach, middle + reach)
+        )
+        return Outlook(end, min(one, other), max(one, other), p_tie)
 
 
 def _features(past_NP: Array, centre_P: Array) -> Array:

@@ -97,7 +97,8 @@ def our_verdict(snapshot: Snapshot, forecaster: Forecaster | None, curve: Curve,
     planned = min(snapshot.checks, key=lambda check: abs(check - fraction), default=fraction)
     at = planned if abs(planned - fraction) <= _SNAP else fraction
     if at < FIRST_LOOK or len(curve.loss_N) == 0:
-        return Verdict(False, f"too early to judge at {fraction:.0%} of the budget", "ours", fraction, incumbent=incumbent)
+        reason = f"too early to judge at {fraction:.0%} of the budget"
+        return Verdict(False, reason, "ours", fraction, incumbent=incumbent)
     seen = forecaster.outlook(curve, at)
     level = forecaster.stop_below(at)
     stop = seen.p_tie < level

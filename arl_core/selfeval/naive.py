@@ -1,7 +1,7 @@
 """The paper's self-evaluation: fit L(t) = a·t^−b + c to the losses so far and extrapolate to the end of the budget.
 
-Kept as a rival and as a warning: before the learning-rate decay starts, the curve does not contain the drop that the decay
-brings, so this kills the best run of most campaigns (docs/stopping.md).
+Kept as a rival and as a warning: before the learning-rate decay starts, the curve does not contain the drop that the
+decay brings, so this kills the best run of most campaigns (docs/stopping.md).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MIN_POINTS = 4
 def power_law(curve: Curve) -> float | None:
     """Forecast the loss at the end of the budget (fraction 1). None with fewer than four points after the start.
 
-    Least squares in a and c for each exponent b of a grid; on held-out points where a run has them, else on training losses.
+    Least squares in a and c for each exponent b of a grid; on held-out points where a run has them, else on training.
     """
     late = curve.fraction_N >= _FIRST
     held_out = late & curve.held_out_N

@@ -22,7 +22,7 @@ def student_cdf(x: Array | float, dof: float) -> Array:
 
 @dataclass(frozen=True)
 class Regression:
-    """A fitted posterior. A prediction at x_P is Student-t with `dof`, centre x·mean and squared scale s²·(1 + xᵀ cov x)."""
+    """A fitted posterior. A prediction at x is Student-t: `dof`, centre x·mean, squared scale s²·(1 + xᵀ cov x)."""
 
     mean_P: Array
     cov_PP: Array  # of the coefficients, in units of s²
@@ -34,7 +34,7 @@ class Regression:
     def fit(
         cls, x_NP: Array, y_N: Array, weight_N: Array, prior_mean_P: Array, prior_sd_P: Array, s0: float, dof0: float
     ) -> Regression:
-        """Fit y = x·β + noise. The prior: β_p within prior_sd_P of prior_mean_P, noise scale s0 worth dof0 observations."""
+        """Fit y = x·β + noise; a priori β is prior_mean_P ± prior_sd_P and the noise s0, worth dof0 observations."""
         precision_P = (s0 / prior_sd_P) ** 2
         weighted_NP = x_NP * weight_N[:, None]
         cov_PP = np.linalg.inv(weighted_NP.T @ x_NP + np.diag(precision_P))
@@ -43,11 +43,11 @@ class Regression:
         count = float(weight_N.sum())
         shift_P = mean_P - prior_mean_P
         ss = float((weight_N * miss_N**2).sum() + (precision_P * shift_P**2).sum())
-        s = np.sqrt((dof0 * s0**2 + ss) / (dof0 + count))
+        s = float(np.sqrt((dof0 * s0**2 + ss) / (dof0 + count)))
         lever_N = np.minimum(weight_N * np.einsum("np,pq,nq->n", x_NP, cov_PP, x_NP), 0.99)
         # Left out, the residual grows by 1/(1-h) and its predictive variance is s²/(1-h) when the weight is 1.
         loo_z_N = miss_N / (s * np.sqrt(1 - lever_N))
-        return cls(mean_P, cov_PP, float(s), dof0 + count, loo_z_N)
+        return cls(mean_P, np.asarray(cov_PP, dtype=np.float64), s, dof0 + count, np.asarray(loo_z_N, dtype=np.float64))
 
     def predict(self, x_P: Array) -> tuple[float, float]:
         """Give centre and scale of the Student-t prediction at x_P."""

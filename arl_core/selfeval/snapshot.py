@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from arl_core.selfeval.curve import GRID, Curve, levels
+from arl_core.selfeval.curve import GRID, Curve, levels_and_errors
 from frozen_env.contract import Direction, is_better
 
 DEFAULT_ALPHA = 0.15  # chosen on one half of the public curves, reported on the other: docs/stopping.md
+BLUR_AT = 0.25
 MAX_OWN, MAX_EARLIER = 256, 256  # runs kept; a snapshot stays under 0.25 MB of JSON
 
 
@@ -21,20 +22,23 @@ MAX_OWN, MAX_EARLIER = 256, 256  # runs kept; a snapshot stays under 0.25 MB of 
 class PastRun:
     """One completed run, compact. levels: the loss at each fraction of GRID (nats/token; None before its first report).
 
-    final is the measured metric; group names the campaign or series that the run belongs to; own says that it is this campaign.
+    final is the measured metric; group names the campaign or series that the run belongs to; own: it is this campaign.
+    blur is the standard error of its level at the fraction BLUR_AT, in nats/token: what noise alone would do.
     """
 
     final: float
     levels: tuple[float | None, ...]
     group: str = ""
     own: bool = True
+    blur: float = 0.0
 
     @classmethod
     def from_curve(cls, curve: Curve, final: float, group: str = "", own: bool = True) -> PastRun:
         """Resample a whole run's curve on GRID, each level from what had been seen by then."""
-        return cls(
-            float(final), tuple(None if math.isnan(x) else round(x, 6) for x in levels(curve, GRID).tolist()), group, own
-        )
+        level_C, error_C = levels_and_errors(curve, GRID)
+        compact = tuple(None if math.isnan(x) else round(x, 6) for x in level_C.tolist())
+        blur = float(error_C[int(BLUR_AT * len(GRID)) - 1])
+        return cls(float(final), compact, group, own, 0.0 if math.isnan(blur) else round(blur, 6))
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Snapshot:
         alpha: float = DEFAULT_ALPHA,
         checks: Sequence[float] = tuple(k / 20 for k in range(1, 20)),
     ) -> Snapshot:
-        """Bound the size: of own runs the MAX_OWN/2 best and the most recent rest; of earlier ones the nearest to our best."""
+        """Bound the size: of own runs MAX_OWN, half the best, half the latest; of earlier ones the nearest to our best."""
         own = [run for run in completed if run.own and math.isfinite(run.final)]
         earlier = [run for run in completed if not run.own and math.isfinite(run.final)]
         best = None
@@ -79,7 +83,8 @@ class Snapshot:
         slope is loss_scale when that is known; else the median of final over last level; for a metric that rises when
         the loss falls, minus the ratio of their spreads among completed runs. (0, 1) when nothing is known.
         """
-        pairs = np.array([(r.final, r.levels[-1]) for r in self.completed if r.levels[-1] is not None], dtype=np.float64)
+        known = [(run.final, run.levels[-1]) for run in self.completed if run.levels[-1] is not None]
+        pairs = np.array(known, dtype=np.float64).reshape(-1, 2)
         if self.direction == "higher":
             if len(pairs) < 2 or np.ptp(pairs[:, 1]) == 0 or np.ptp(pairs[:, 0]) == 0:
                 return 0.0, -1.0
@@ -87,7 +92,7 @@ class Snapshot:
             return float(pairs[:, 0].mean() - slope * pairs[:, 1].mean()), slope
         if self.loss_scale is not None:
             return 0.0, self.loss_scale
-        pairs = pairs[(pairs[:, 1] > 0) & (pairs[:, 0] > 0)] if len(pairs) else pairs
+        pairs = pairs[(pairs > 0).all(axis=1)]
         return 0.0, float(np.median(pairs[:, 0] / pairs[:, 1])) if len(pairs) else 1.0
 
     def to_json(self) -> dict[str, Any]:
@@ -111,7 +116,7 @@ def _bound_own(runs: list[PastRun], direction: Direction) -> list[PastRun]:
 
 
 def _bound_earlier(runs: list[PastRun], best: float | None) -> list[PastRun]:
-    """Keep the runs that ended nearest to our incumbent: only they say what a run that ties it looks like on the way."""
+    """Keep the runs that ended nearest to our incumbent: they say what a run that ties it looks like on the way."""
     if len(runs) <= MAX_EARLIER or best is None:
         return runs[-MAX_EARLIER:]
     order = np.argsort([abs(run.final - best) for run in runs], kind="stable")[:MAX_EARLIER]

@@ -343,8 +343,8 @@ def test_an_edit_survives_its_diff_however_the_numbers_are_garbled(edited: str, 
 
 
 MARKS = [
-    *("@@ -1,3 +1,3 @@", "@@", "--- a/target/train.py", "+++ b/target/train.py", "--- ", "+++ /dev/null", "diff --git "),
-    *("<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE", "+x = (", "-", "+", "\\", "```", "rename from x"),
+    *("@@ -1,3 +1,3 @@", "@@", "--- a/target/train.py", "+++ b/target/train.py", "--- ", "+++ /dev/null"),
+    *("diff --git ", "<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE", "+x = (", "-", "+", "\\", "```", "rename from x"),
     *SOURCE.split("\n"),
 ]
 garbage = st.lists(st.sampled_from(MARKS) | st.text(max_size=8), max_size=25).map("\n".join)
@@ -384,8 +384,8 @@ def test_a_constant_that_is_no_plain_number_costs_nothing(hostile: str) -> None:
 
 
 def test_writing_a_constant_changes_nothing_else() -> None:
-    written = write_constants(SOURCE, {"MUON_LR": 3e-4, "BETAS": [0.9, 0.99], "BATCH_TOKENS": 8, "WIDTH": None, "NAME": "a'b"})
-    assert written == (
+    values = {"MUON_LR": 3e-4, "BETAS": [0.9, 0.99], "BATCH_TOKENS": 8, "WIDTH": None, "NAME": "a'b"}
+    assert write_constants(SOURCE, values) == (
         SOURCE.replace("2e-3", "0.0003")
         .replace("(0.8, 0.95)", "(0.9, 0.99)")
         .replace("2**16", "8")
@@ -416,7 +416,10 @@ def test_a_target_that_does_not_parse_takes_no_constants() -> None:
         write_constants("A = (", {"A": 1})
 
 
-@given(st.dictionaries(st.sampled_from(["MUON_LR", "NAME"]), st.floats(allow_nan=False, allow_infinity=False) | st.text()))
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(st.dictionaries(st.sampled_from(["MUON_LR", "NAME"]), finite | st.text()))
 def test_a_written_constant_reads_back(values: dict[str, object]) -> None:
     written = read_constants(write_constants(SOURCE, values))
     assert {name: written[name] for name in values} == values

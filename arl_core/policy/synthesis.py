@@ -1,0 +1,206 @@
+"""Synthesises the warm start's examples: sane edits of the present target, in many states of the file, under real prompts.
+
+A state is the target after a few earlier edits, with an invented history that mentions them. For each state there is one
+prompt (from arl_core.prompt, as in a campaign) and several different edits, so that the policy learns a broad
+distribution over levers and not an answer. Values are drawn on each constant's natural scale: factors for rates and
+sizes, steps for counts, additive moves for shares.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arl_core.edit import read_constants, summarise
+from arl_core.policy.levers import LEVERS, OPTIONS, Lever
+from arl_core.policy.searchable import searchable_runs
+from arl_core.prompt import CountTokens, PastExperiment, PromptInput, build_prompt
+from frozen_env.contract import Status
+
+Blocks = tuple[tuple[str, str], ...]
+
+LEFT_ALONE = {"REPORT_EVERY"}
+FACTORS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4, 1.6, 2.0, 2.5)
+INT_FACTORS = (0.5, 0.75, 1.25, 1.5, 2.0)
+LEVER_SHARE, TWO_SHARE = 0.5, 0.15  # structural edits; edits that pull two levers. The rest moves one constant.
+STATUSES = (Status.KEPT, Status.DISCARDED, Status.DISCARDED, Status.STOPPED_EARLY, Status.CRASHED, Status.REJECTED)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and the edits to teach under it; each edit is blocks that apply in order to `source`."""
+
+    source: str
+    prompt: str
+    edits: tuple[Blocks, ...]
+
+
+def completion(blocks: Blocks) -> str:
+    """Return an edit as the policy spells it, without the final newline."""
+    return "\n".join(f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE" for search, replace in blocks)
+
+
+def apply(source: str, blocks: Blocks) -> str | None:
+    """Return the edited source, or None when a SEARCH is not there exactly once or the result does not parse."""
+    for search, replace in blocks:
+        if ("\n" + source).count(f"\n{search}\n") != 1 or search == replace:
+            return None
+        source = ("\n" + source).replace(f"\n{search}\n", f"\n{replace}\n" if replace else "\n", 1)[1:]
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        return None
+    return source
+
+
+def synthesise(
+    source: str, states: int, edits: int, agenda: str, count_tokens: CountTokens, prompt_tokens: int, seed: int
+) -> list[Example]:
+    """Return `states` examples with up to `edits` different edits each. The same arguments give the same examples."""
+    rng = random.Random(seed)
+    examples = []
+    for index in range(states):
+        state, past = _state(source, rng, steps=rng.choice((0, 0, 1, 2, 3, 5)))
+        chosen: dict[str, Blocks] = {}
+        for _ in range(edits * 4):
+            blocks = draw_edit(state, rng)
+            edited = blocks and apply(state, blocks)
+            if blocks and edited and len(chosen) < edits:
+                chosen[edited] = blocks
+        prompt = _prompt(state, past, agenda, count_tokens, prompt_tokens, rng, index)
+        examples.append(Example(state, prompt, tuple(chosen.values())))
+    return examples
+
+
+def draw_edit(source: str, rng: random.Random) -> Blocks | None:
+    """Return one edit of the source, or None when the draw does not apply to it."""
+    roll = rng.random()
+    if roll < LEVER_SHARE:
+        return _pull_lever(source, rng)
+    first = _move_constant(source, rng)
+    if roll > 1 - TWO_SHARE and first is not None:
+        edited = apply(source, first)
+        draw = _pull_lever if rng.random() < 0.5 else _move_constant
+        second = draw(edited, rng) if edited else None
+        if second is not None and len(second) == 1 and second[0][0] != first[0][1]:
+            return (*first, *second)
+    return first
+
+
+def _pull_lever(source: str, rng: random.Random) -> Blocks | None:
+    kind = rng.choice(sorted({lever.kind for lever in LEVERS}))
+    lever: Lever = rng.choice([one for one in LEVERS if one.kind == kind])
+    values = {name: rng.choice(choices) for name, choices in OPTIONS.items()}
+    return tuple((search, _fill(replace, values)) for search, replace in lever.blocks)
+
+
+def _fill(template: str, values: dict[str, str]) -> str:
+    """Put values for {names}, twice over, as a value may name others."""
+    for _ in range(3):
+        template = re.sub(r"\{([a-z]+)\}", lambda match: values[match.group(1)], template)
+    return template
+
+
+def _move_constant(source: str, rng: random.Random) -> Blocks | None:
+    constants = {name: value for name, value in read_constants(source).items() if name not in LEFT_ALONE}
+    if not constants:
+        return None
+    name = rng.choice(sorted(constants))
+    found = re.search(rf"^{name} = (.+?)(  #.*)?$", source, re.MULTILINE)
+    if found is None:
+        return None
+    moved = move(name, constants[name], constants, rng)
+    if moved is None or moved == found.group(1):
+        return None
+    return ((found.group(0), f"{name} = {moved}{found.group(2) or ''}"),)
+
+
+def move(name: str, value: object, constants: dict[str, object], rng: random.Random) -> str | None:
+    """Return a constant's new value as text, on its natural scale and in a sane range; None for what has none."""
+    if isinstance(value, bool):
+        return str(not value)
+    if name == "HEAD_DIM":
+        sizes = [s for s in (16, 32, 64, 128) if s != value and int(str(constants.get("WIDTH", 0))) % s == 0]
+        return str(rng.choice(sizes)) if sizes else None
+    if name == "WIDTH":
+        step = int(str(constants.get("HEAD_DIM", 64)))
+        moved = int(str(value)) + step * rng.choice((-2, -1, 1, 2))
+        return str(moved) if 64 <= moved <= 2048 else None
+    if isinstance(value, int):
+        steps = [value + s for s in (-2, -1, 1, 2)] if value < 16 else [round(value * f) for f in INT_FACTORS]
+        sane = [s for s in steps if 1 <= s <= 4096 and s != value]
+        return str(rng.choice(sane)) if sane else None
+    if isinstance(value, tuple) and len(value) == 2:
+        return f"({rng.choice((0.7, 0.8, 0.85, 0.9))}, {rng.choice((0.9, 0.95, 0.97, 0.98, 0.99, 0.999))})"
+    if not isinstance(value, float):
+        return None
+    if name == "MUON_MOMENTUM":
+        return _short(rng.choice((0.85, 0.9, 0.92, 0.93, 0.96, 0.97, 0.98)))
+    if name in ("WARMUP", "WARMDOWN", "FINAL_LR"):
+        return _short(min(1.0, max(0.0, round(value + rng.choice((-0.2, -0.1, -0.05, 0.02, 0.05, 0.1, 0.2)), 3))) or 0.001)
+    return _short(value * rng.choice(FACTORS)) if value else _short(rng.choice((0.001, 0.01, 0.03, 0.1)))
+
+
+def _short(value: float) -> str:
+    """Two significant digits, as a person writes them: 0.014, 2.8e-3 as 0.0028, 12000.0."""
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:.1e}".replace("e-0", "e-") if rounded and abs(rounded) < 1e-3 else str(rounded)
+
+
+def _state(source: str, rng: random.Random, steps: int) -> tuple[str, list[tuple[Status, str]]]:
+    """Return a state of the file some edits later, and what was tried on the way: (status, summary), oldest first."""
+    past: list[tuple[Status, str]] = []
+    for _ in range(steps + rng.choice((0, 1, 4, 10, 20, 30))):
+        blocks = draw_edit(source, rng)
+        edited = apply(source, blocks) if blocks else None
+        if not edited:
+            continue
+        kept = sum(status is Status.KEPT for status, _ in past)
+        status = Status.KEPT if kept < steps and rng.random() < 0.3 else rng.choice(STATUSES[1:])
+        past.append((status, summarise(source, edited)))
+        if status is Status.KEPT and searchable_runs(edited, 3):
+            source = edited
+    return source, past
+
+
+def _prompt(
+    source: str,
+    past: Sequence[tuple[Status, str]],
+    agenda: str,
+    count_tokens: CountTokens,
+    limit: int,
+    rng: random.Random,
+    index: int,
+) -> str:
+    best_value = rng.uniform(0.9, 2.2)
+    best = PastExperiment(0, Status.KEPT, "the target as it is", best_value)
+    told: list[PastExperiment] = []
+    value = best_value + 0.03 * sum(status is Status.KEPT for status, _ in past)
+    for number, (status, summary) in enumerate(past, start=1):
+        measured: float | None = None
+        if status is Status.KEPT:
+            value -= 0.03 * rng.random()
+            measured = value
+        elif status is Status.DISCARDED:
+            measured = value + 0.1 * rng.random() ** 2
+        estimate = value + 0.1 + 0.3 * rng.random() if status is Status.STOPPED_EARLY else None
+        reason = "" if measured or estimate else rng.choice(("NaN loss", "out of memory", "shape mismatch"))
+        told.append(PastExperiment(number, status, summary, measured, estimate, reason))
+        if status is Status.KEPT:
+            best = told[-1]
+    scored = sorted((one for one in told if one.value is not None), key=lambda one: one.value or 0.0)
+    given = PromptInput(
+        agenda=agenda,
+        source=source,
+        metric="val_bpb",
+        direction="lower",
+        best=best,
+        recent=told[::-1][:32],
+        top=scored[:5],
+        diagnostics=[f"last run #{len(past)}: {rng.randrange(10, 900) * 2048} tokens in 20 of 20 s"] if past else [],
+        experiment_index=index + len(past),
+    )
+    return build_prompt(given, count_tokens, limit).text

@@ -1,0 +1,150 @@
+"""The verdict as a truth table: (curve, incumbent, completed runs) -> stop or go on, and what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+
+import pytest
+
+from arl_core.selfeval import PastRun, Snapshot, make_judge
+from frozen_env.contract import Progress, Report
+from tests.arl_core.selfeval.campaigns import SCALE, progress, reports, snapshot
+
+SEEDLING = [2.10, 2.05, 2.08, 2.02]  # four completed runs; the incumbent ended at 2.02
+SEASONED = [2.10, 2.05, 2.08, 2.02, 2.04, 2.00, 2.06, 2.03, 2.01, 1.99, 2.07, 2.05]  # the incumbent ended at 1.99
+
+
+@pytest.mark.parametrize(
+    ("completed", "final", "fraction", "stop"),
+    [
+        ([], 2.5, 0.5, False),  # the untouched seed: nothing to compare with
+        (SEEDLING[:3], 2.5, 0.5, False),  # three runs are too few, however bad it looks
+        (SEEDLING, 2.5, 0.5, True),  # four suffice for a run that is far off
+        (SEEDLING, 2.03, 0.5, False),  # but not for one that nearly ties
+        (SEEDLING, 1.9, 0.5, False),  # a better run goes on
+        (SEASONED, 2.5, 0.04, False),  # too early
+        (SEASONED, 2.5, 0.1, True),  # hopeless runs go at the first look
+        (SEASONED, 2.2, 0.5, True),
+        (SEASONED, 1.99, 0.3, False),  # a tie goes on…
+        (SEASONED, 1.99, 0.9, False),  # …to the end
+        (SEASONED, 1.9, 0.3, False),
+        (SEASONED, 1.9, 0.95, False),
+    ],
+)
+def test_ours_stops_exactly_the_hopeless(completed: list[float], final: float, fraction: float, stop: bool) -> None:
+    verdict = make_judge(snapshot(completed))(progress(reports(final), fraction))
+    assert verdict.stop is stop, verdict.reason
+
+
+@pytest.mark.parametrize("rule", ["none", "naive", "ours"])
+@pytest.mark.parametrize(
+    ("losses", "word"),
+    [
+        ([7.0, 5.0, math.nan], "nan"),
+        ([7.0, 5.0, math.inf], "inf"),
+        ([7.0, 5.0] + [9.0] * 10, "diverged"),
+        ([7.0] + [70.0] * 10, "exploded"),
+        ([3.0] + [3.3] * 10, "diverged"),
+    ],
+)
+def test_every_rule_stops_a_broken_run_at_once_even_the_first(rule: str, losses: list[float], word: str) -> None:
+    run = tuple(Report(k, 3.0 * (k + 1), 0.01 * (k + 1), loss) for k, loss in enumerate(losses))
+    verdict = make_judge(Snapshot(), rule)(Progress(run, run[-1].elapsed_s, 300.0))  # type: ignore[arg-type]
+    assert verdict.stop
+    assert word in verdict.reason
+
+
+def test_a_warmup_spike_is_not_a_divergence() -> None:
+    losses = [6.9, 8.6, 7.8, 7.2, 6.9, 6.0, 5.0, 4.0, 3.0]
+    run = tuple(Report(k, 0.3 * (k + 1), 0.001 * (k + 1), loss) for k, loss in enumerate(losses))
+    for n in range(1, len(run) + 1):
+        assert not make_judge(Snapshot())(Progress(run[:n], run[n - 1].elapsed_s, 300.0)).stop
+
+
+def test_the_verdict_carries_its_evidence_in_the_metrics_units() -> None:
+    verdict = make_judge(snapshot(SEASONED))(progress(reports(2.2), 0.5))
+    assert verdict.incumbent == pytest.approx(SCALE * 1.99)
+    assert verdict.low is not None
+    assert verdict.high is not None
+    assert verdict.low < SCALE * 2.2 < verdict.high
+    assert verdict.low < verdict.forecast < verdict.high  # type: ignore[operator]
+    assert verdict.p_improve == pytest.approx(0, abs=0.01)
+    assert verdict.rule == "ours"
+    assert verdict.fraction == 0.5
+
+
+def test_too_few_runs_are_said_to_be_too_few() -> None:
+    assert "too few" in make_judge(snapshot(SEEDLING[:2]))(progress(reports(3.0), 0.5)).reason
+
+
+def test_earlier_campaigns_stand_in_for_the_first_runs() -> None:
+    known = [dataclasses.replace(run, own=False) for run in snapshot(SEASONED).completed]
+    seed = snapshot([2.02]).completed
+    assert make_judge(Snapshot.build([*known, *seed], loss_scale=SCALE))(progress(reports(2.5), 0.5)).stop
+    assert not make_judge(Snapshot.build(known, loss_scale=SCALE))(progress(reports(2.5), 0.5)).stop  # no incumbent yet
+
+
+def test_the_learned_scale_judges_as_the_known_one() -> None:
+    for final, stop in ((2.5, True), (1.9, False)):
+        assert make_judge(snapshot(SEASONED, scale=None))(progress(reports(final), 0.5)).stop is stop
+
+
+def test_a_metric_that_rises_is_judged_the_right_way_round() -> None:
+    runs = [dataclasses.replace(run, final=10 - run.final) for run in snapshot(SEASONED).completed]
+    judge = make_judge(Snapshot.build(runs, direction="higher"))
+    assert judge(progress(reports(2.5), 0.5)).stop
+    verdict = judge(progress(reports(1.9), 0.5))
+    assert not verdict.stop
+    assert verdict.forecast is not None
+    assert verdict.forecast > 10 - SCALE * 1.99
+
+
+@pytest.mark.parametrize("first", [1, 20, 100])
+def test_a_clock_that_starts_late_or_a_handful_of_reports_is_judged_too(first: int) -> None:
+    for n in (12, 300):
+        bad, good = (tuple(r for r in reports(final, n=n) if r.fraction >= first / 300) for final in (2.5, 1.9))
+        assert make_judge(snapshot(SEASONED))(progress(bad, 0.5)).stop
+        assert not make_judge(snapshot(SEASONED))(progress(good, 0.5)).stop
+
+
+def test_no_report_yet_is_no_verdict() -> None:
+    assert not make_judge(snapshot(SEASONED))(Progress((), 150.0, 300.0)).stop
+
+
+def test_naive_cannot_see_the_drop_to_come() -> None:
+    verdict = make_judge(snapshot(SEASONED), "naive")(progress(reports(1.97, noise=0.0), 0.4))
+    assert verdict.stop  # a run that would have won
+    assert not make_judge(snapshot(SEASONED), "ours")(progress(reports(1.97, noise=0.0), 0.4)).stop
+
+
+def test_none_never_stops_a_sound_run_and_an_unknown_rule_is_named() -> None:
+    assert not make_judge(snapshot(SEASONED), "none")(progress(reports(3.0), 0.9)).stop
+    with pytest.raises(ValueError, match="'best'"):
+        make_judge(Snapshot(), "best")  # type: ignore[arg-type]
+
+
+def test_a_check_costs_less_than_20_ms_at_10000_reports() -> None:
+    judge = make_judge(snapshot(SEASONED * 20))
+    seen = progress(reports(2.0, n=12_500), 0.8)
+    assert len(seen.reports) == 10_000
+    spent_s = []
+    for _ in range(7):
+        start = time.process_time()
+        judge(seen)
+        spent_s.append(time.process_time() - start)
+    assert min(spent_s) <= 0.020
+
+
+def test_a_snapshot_survives_json_and_stays_small() -> None:
+    import json
+
+    runs = [PastRun(2.0 + k / 1000, (2.123456,) * 39 + (None,), "g", own=k % 2 == 0) for k in range(5000)]
+    whole = Snapshot.build(runs, loss_scale=SCALE)
+    text = json.dumps(whole.to_json(), allow_nan=False)
+    assert Snapshot.from_json(json.loads(text)) == whole
+    assert len(text) < 300_000
+    assert whole.incumbent == 2.0
+    assert min(run.final for run in whole.completed) == 2.0
+    assert max(run.final for run in whole.completed if run.own) == 2.0 + 4998 / 1000  # the latest is kept, too

@@ -329,6 +329,7 @@ class Memory:
             engine.execute("use m")
             engine.execute(_SCHEMA)
             engine.execute("insert into m.schema_version values (?)", [SCHEMA_VERSION])
+            engine.execute("checkpoint m")  # only the file itself is linked, not its log
             engine.execute("use memory")
             engine.execute("detach m")
             engine.close()

@@ -116,7 +116,7 @@ def run_iteration(session: Session, index: int) -> Experiment:
     with costs.timed("propose"):
         rollout = propose(policy, prompt.text, incumbent.source, seed_of(config, index))
     with costs.timed("patch"):
-        edit = patch(incumbent.source, rollout.completion, config.edit, session.memory, campaign.id)
+        edit = patch(incumbent.source, rollout, config.edit, session.memory, campaign.id)
     display.candidate(edit.summary or edit.reason)
     result = _train(session, edit.source, index, costs) if edit.runs else None
     outcome = settle(result, incumbent.value, campaign.direction) if result else _refused(edit)

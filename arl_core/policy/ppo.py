@@ -1,4 +1,3 @@
-# ruff: noqa: N815 (fields that are tensors carry shape suffixes)
 """The PPO update, from rollouts and rewards to an optimizer step and its metrics.
 
 Implementation details, each with its source. [H22]: Huang et al. 2022, The 37 Implementation Details of PPO (cleanrl);

@@ -42,7 +42,7 @@ arguments: positional (", " keyword)* | keyword (", " keyword)* | expr comprehen
 positional: item (", " item)*
 keyword: NEW "=" expr | "**" primary
 comprehension: " for " names " in " disjunction (" if " disjunction)?
-index: expr | expr? ":" expr? (":" expr?)?
+index: expr | expr? SLICE expr? (SLICE expr?)?
 names: NEW (", " NEW)*
 params: param (", " param)*
 param: "*"? NEW (": " primary)? ("=" expr)?
@@ -53,6 +53,7 @@ COMPARE: " < " | " > " | " <= " | " >= " | " == " | " != " | " is not " | " is "
 BINARY: / ?(\+|-|\*|\/|\/\/|%|@) ?/
 POWER: / ?\*\* ?/
 SIGN: "-" | "~"
+SLICE: ":" | " :" | " : "
 AUGMENT: " += " | " -= " | " *= " | " /= "
 CONSTANT: "True" | "False" | "None"
 NUMBER: /(0|[1-9][0-9]{0,8}(_[0-9]{3}){0,3})(\.[0-9]{1,8})?(e-?[1-9][0-9]?)?/

@@ -1,4 +1,3 @@
-# ruff: noqa: N815 (fields that are tensors carry shape suffixes)
 """One sampled edit with everything that PPO needs of it, as plain data that survives a restart.
 
 Legend of shapes: T tokens of the completion, F free tokens (more than one token was allowed), V vocabulary, B = ⌈V/8⌉.

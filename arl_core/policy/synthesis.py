@@ -140,7 +140,9 @@ def move(name: str, value: object, constants: dict[str, object], rng: random.Ran
     if name == "MUON_MOMENTUM":
         return _short(rng.choice((0.85, 0.9, 0.92, 0.93, 0.96, 0.97, 0.98)))
     if name in ("WARMUP", "WARMDOWN", "FINAL_LR"):
-        return _short(min(1.0, max(0.0, round(value + rng.choice((-0.2, -0.1, -0.05, 0.02, 0.05, 0.1, 0.2)), 3))) or 0.001)
+        return _short(
+            min(1.0, max(0.0, round(value + rng.choice((-0.2, -0.1, -0.05, 0.02, 0.05, 0.1, 0.2)), 3))) or 0.001
+        )
     return _short(value * rng.choice(FACTORS)) if value else _short(rng.choice((0.001, 0.01, 0.03, 0.1)))
 
 

@@ -7,7 +7,7 @@ Everything is relative to the loss itself, so that multiplying every loss by a c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,17 +30,22 @@ _HUBER = 2.0  # residuals beyond so many standard deviations are spikes and coun
 
 @dataclass(frozen=True)
 class Curve:
-    """Losses of one run. fraction_N rises in (0, 1]; held_out_N marks held-out losses, the rest are training losses."""
+    """Losses of one run. fraction_N rises in (0, 1]; held_out_N marks held-out losses, the rest are training losses.
+
+    rate_C is the learning rate over its peak so far at each fraction of GRID; None when the run does not report one.
+    """
 
     fraction_N: Array
     loss_N: Array
     held_out_N: NDArray[np.bool_]
+    rate_C: Array | None = None
 
     @classmethod
     def from_reports(cls, reports: Sequence[Report]) -> Curve:
         """Take the training losses that a candidate reported. No report gives an empty curve."""
         points = np.array([(r.fraction, r.loss) for r in reports], dtype=np.float64).reshape(-1, 2)
-        return cls.from_points(points[:, 0], points[:, 1], np.zeros(len(points), dtype=bool))
+        curve = cls.from_points(points[:, 0], points[:, 1], np.zeros(len(points), dtype=bool))
+        return replace(curve, rate_C=_rate(reports))
 
     @classmethod
     def from_points(cls, fraction_N: Array, loss_N: Array, held_out_N: NDArray[np.bool_]) -> Curve:
@@ -63,7 +68,23 @@ class Curve:
     def until(self, fraction: float) -> Curve:
         """Keep what had been seen at an elapsed fraction."""
         seen = self.fraction_N <= fraction + 1e-9
-        return Curve(self.fraction_N[seen], self.loss_N[seen], self.held_out_N[seen])
+        return Curve(self.fraction_N[seen], self.loss_N[seen], self.held_out_N[seen], self.rate_C)
+
+    def rate(self, fraction: float) -> float:
+        """Give the learning rate over its peak so far, NaN when unknown."""
+        return float("nan") if self.rate_C is None else float(np.interp(fraction, GRID, self.rate_C))
+
+
+def _rate(reports: Sequence[Report]) -> Array | None:
+    """Resample the reported learning rate, relative to its peak so far, on GRID. None without a positive rate."""
+    known = np.array([(r.fraction, r.lr) for r in reports if r.lr is not None], dtype=np.float64).reshape(-1, 2)
+    known = known[np.isfinite(known).all(axis=1)]
+    if len(known) == 0 or known[:, 1].max() <= 0:
+        return None
+    peak_N = np.maximum.accumulate(known[:, 1])
+    last_C = np.maximum(np.searchsorted(known[:, 0], GRID + 1e-9, side="right") - 1, 0)
+    share_N = known[:, 1] / np.where(peak_N > 0, peak_N, 1.0)
+    return np.asarray(np.clip(share_N[last_C], 0.0, 1.0), dtype=np.float64)
 
 
 def levels(curve: Curve, at_K: Array) -> Array:

@@ -33,12 +33,13 @@ _NEAR = 0.005  # relative distance from the incumbent's final within which compl
 _ENOUGH = 8.0  # widen that distance until completed runs weigh as much as so many
 _CLIP = 0.07  # features beyond ±7 % of the loss are as good as 7 %
 _PAST_SD = 0.05  # prior of the recent past's coefficients around zero
+_RATE, _RATE_SD = 0.03, 0.03  # prior: loss still to drop per unit of learning rate over its peak (annealing law)
 _PATIENCE = 1.5  # a check at fraction f asks for 1 + 1.5·f times the evidence: late errors cost more than they save
 _SCALE, _SCALE_EARLY = 0.012, 0.02  # prior residual scale of a level, relative: late, and added at the start
 _TIE_SLOPE, _TIE_SLOPE_SD = 0.6, 0.25  # prior: a run that ends 1 % lower stands so much lower now
 _DOF0 = 10.0  # the prior on the residual scale is worth so many runs
-_PRIOR_PATHS = 10.0  # the prior on the smallest p of a whole run is worth so many runs
-_EFFECTIVE_LOOKS = 5.0  # a run's checks are so strongly correlated that they count as this many independent ones
+_PRIOR_PATHS = 3.0  # the prior on the smallest p of a whole run is worth so many runs
+_EFFECTIVE_LOOKS = 8.0  # without draws, a run's checks are taken for this many independent ones: cautious while few
 
 
 def prior_scale(fraction: float) -> float:
@@ -79,6 +80,8 @@ class Forecaster:
         runs = snapshot.completed
         self.snapshot = snapshot
         self.level_NC = np.array([[np.nan if x is None else x for x in run.levels] for run in runs], dtype=np.float64)
+        unknown = (np.nan,) * len(GRID)
+        self.rate_NC = np.array([run.rates or unknown for run in runs], dtype=np.float64)
         self.own_N = np.array([run.own for run in runs])
         final_N = np.array([run.final for run in runs], dtype=np.float64)
         self.offset, self.slope = snapshot.metric_of_loss()
@@ -107,27 +110,28 @@ class Forecaster:
 
     def _fit(self, fraction: float) -> Look:
         now_N = self._column(fraction)
-        past_NP = np.stack([self._column(fraction * share) - now_N for share in PAST], axis=1)
+        rate_N = self._at(self.rate_NC, fraction)
+        past_NP = np.stack([*(self._column(fraction * share) - now_N for share in PAST), _RATE * rate_N], axis=1)
         known_N = np.isfinite(now_N)
         weight_N = np.where(known_N, self.near_N, 0.0)
         now_N = np.where(known_N, now_N, self.incumbent)
         centre_P = np.array([_mean(past_N, weight_N) for past_N in past_NP.T])
         past_NP = _features(past_NP, centre_P)
         s0 = float(np.hypot(prior_scale(fraction), self._blur(fraction)))
-        no_past = [0.0] * len(PAST)
+        past_mean, past_sd = [0.0] * len(PAST), [_PAST_SD] * len(PAST)
 
         gap_N = self.final_N - self.incumbent
         tie_NP = np.column_stack([np.ones_like(now_N), gap_N, past_NP])
-        prior_sd_P = np.array([0.5, _TIE_SLOPE_SD] + [_PAST_SD] * len(PAST))
-        prior_P = np.array([0.0, _TIE_SLOPE, *no_past])
+        prior_sd_P = np.array([0.5, _TIE_SLOPE_SD, *past_sd, _RATE_SD / _RATE])
+        prior_P = np.array([0.0, _TIE_SLOPE, *past_mean, 1.0])
         tie = Regression.fit(tie_NP, now_N - self.incumbent, weight_N, prior_P, prior_sd_P, s0, _DOF0)
         p_N = np.where(known_N, np.clip(student_cdf(-tie.loo_z_N, tie.dof), 1e-12, 1 - 1e-12), 1 - 1e-12)
 
         level_0 = self.incumbent + float(tie.mean_P[0])
         forward_NP = np.column_stack([np.ones_like(now_N), np.clip(now_N - level_0, -_CLIP, 2 * _CLIP), past_NP])
         even_N = known_N.astype(np.float64)
-        forward_sd_P = np.array([0.5, 0.3] + [_PAST_SD] * len(PAST))
-        forward_P = np.array([0.0, 0.8, *no_past])
+        forward_sd_P = np.array([0.5, 0.3, *past_sd, _RATE_SD / _RATE])
+        forward_P = np.array([0.0, 0.8, *past_mean, -1.0])
         forecast = Regression.fit(forward_NP, gap_N, even_N, forward_P, forward_sd_P, s0, _DOF0)
         return Look(tie, forecast, centre_P, p_N)
 
@@ -137,14 +141,18 @@ class Forecaster:
 
     def _column(self, fraction: float) -> Array:
         """Interpolate every completed run's relative level at a fraction; NaN before its first report."""
+        return self._at(self.level_NC, fraction) / self.unit
+
+    @staticmethod
+    def _at(value_NC: Array, fraction: float) -> Array:
         at = fraction * len(GRID) - 1
         low = min(max(int(np.floor(at + 1e-9)), 0), len(GRID) - 1)
         high = min(low + 1, len(GRID) - 1)
         share = min(max(at - low, 0.0), 1.0)
-        column_N = self.level_NC[:, low]
+        column_N = value_NC[:, low]
         if share > 1e-6:
-            column_N = (1 - share) * column_N + share * self.level_NC[:, high]
-        return np.asarray(column_N / self.unit, dtype=np.float64)
+            column_N = (1 - share) * column_N + share * value_NC[:, high]
+        return np.asarray(column_N, dtype=np.float64)
 
     def stop_below(self, fraction: float) -> float:
         """Give the p_tie under which a run is stopped at a fraction. All checks together keep the promise of alpha."""
@@ -154,7 +162,7 @@ class Forecaster:
     def strictness(self) -> float:
         """How many standard deviations, times patience, stop a run: at most alpha of runs that tie ever show as many.
 
-        Conformal over whole paths: each completed run that was never judged is replayed as if it tied, and its worst
+        Calibrated on whole paths: each completed run that was never judged is replayed as if it tied, and its worst
         left-out deviation over the planned checks is one draw; a prior worth a few runs stands in while draws are few.
         """
         alpha = self.snapshot.alpha
@@ -168,10 +176,8 @@ class Forecaster:
         beyond = weight_N.sum() - np.concatenate([[0.0], np.cumsum(weight_N[order])])
         seen = beyond[np.searchsorted(worst_N[order], grid, side="right")]
         one_look = np.mean([special.ndtr(-grid * _patience(f)) for f in checks], axis=0)
-        # + 1: the run being judged counts as one more that may go beyond, as conformal prediction has it.
-        risk = (_PRIOR_PATHS * np.minimum(1.0, _EFFECTIVE_LOOKS * one_look) + seen + alpha) / (
-            _PRIOR_PATHS + weight_N.sum() + 1.0
-        )
+        prior = _PRIOR_PATHS * np.minimum(1.0, _EFFECTIVE_LOOKS * one_look)
+        risk = (prior + seen) / (_PRIOR_PATHS + weight_N.sum())
         enough = grid[risk <= alpha]
         return float(enough[0]) if len(enough) else float(grid[-1])
 
@@ -179,17 +185,19 @@ class Forecaster:
         """Judge a run by its curve so far. NaN fields when the curve is empty."""
         at = np.array([fraction, *(fraction * share for share in PAST)])
         level_1P, error_1P = levels_and_errors(curve.until(fraction), at)
-        return self.outlook_of(level_1P, fraction, float(error_1P[0]))
+        return self.outlook_of(level_1P, fraction, float(error_1P[0]), curve.rate(fraction))
 
-    def outlook_of(self, level_1P: Array, fraction: float, error: float = 0.0) -> Outlook:
+    def outlook_of(self, level_1P: Array, fraction: float, error: float = 0.0, rate: float = np.nan) -> Outlook:
         """Judge a run by its levels now and at the shares PAST of the elapsed time, in nats per token.
 
-        error is the standard error of the level now; what exceeds the usual widens the distributions.
+        error is the standard error of the level now; what exceeds the usual widens the distributions. rate is the learning
+        rate over its peak: who decays later than the completed runs did has more of its drop to come.
         """
         extra = max(0.0, (error / self.unit) ** 2 - self._blur(fraction) ** 2)
         level_1P = level_1P / self.unit
         look = self.look(fraction)
-        past_P = _features(level_1P[None, 1:] - level_1P[0], look.centre_P)[0]
+        past_P = np.append(level_1P[1:] - level_1P[0], _RATE * rate)
+        past_P = _features(past_P[None], look.centre_P)[0]
         centre, scale = look.tie.predict(np.concatenate([[1.0, 0.0], past_P]))
         scale = np.sqrt(scale**2 + extra)
         p_tie = float(student_cdf(-(level_1P[0] - self.incumbent - centre) / scale, look.tie.dof))

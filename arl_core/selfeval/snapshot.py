@@ -13,9 +13,9 @@ import numpy as np
 from arl_core.selfeval.curve import GRID, Curve, levels_and_errors
 from frozen_env.contract import Direction, is_better
 
-DEFAULT_ALPHA = 0.15  # chosen on one half of the public curves, reported on the other: docs/stopping.md
+DEFAULT_ALPHA = 0.3  # chosen on one half of the public curves, reported on the other: docs/stopping.md
 BLUR_AT = 0.25
-MAX_OWN, MAX_EARLIER = 256, 256  # runs kept; a snapshot stays under 0.25 MB of JSON
+MAX_OWN, MAX_EARLIER = 256, 256  # runs kept; a snapshot stays under 0.4 MB of JSON
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class PastRun:
     """One completed run, compact. levels: the loss at each fraction of GRID (nats/token; None before its first report).
 
     final is the measured metric; group names the campaign or series that the run belongs to; own: it is this campaign.
+    rates is the learning rate over its peak on GRID, empty when it was not reported.
     blur is the standard error of its level at the fraction BLUR_AT, in nats/token: what noise alone would do.
     """
 
@@ -31,6 +32,7 @@ class PastRun:
     group: str = ""
     own: bool = True
     blur: float = 0.0
+    rates: tuple[float, ...] = ()
 
     @classmethod
     def from_curve(cls, curve: Curve, final: float, group: str = "", own: bool = True) -> PastRun:
@@ -38,7 +40,8 @@ class PastRun:
         level_C, error_C = levels_and_errors(curve, GRID)
         compact = tuple(None if math.isnan(x) else round(x, 6) for x in level_C.tolist())
         blur = float(error_C[int(BLUR_AT * len(GRID)) - 1])
-        return cls(float(final), compact, group, own, 0.0 if math.isnan(blur) else round(blur, 6))
+        rates = () if curve.rate_C is None else tuple(round(x, 3) for x in curve.rate_C.tolist())
+        return cls(float(final), compact, group, own, 0.0 if math.isnan(blur) else round(blur, 6), rates)
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,10 @@ class Snapshot:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Snapshot:
         fields = dict(data)
-        fields["completed"] = tuple(PastRun(**{**run, "levels": tuple(run["levels"])}) for run in fields["completed"])
+        fields["completed"] = tuple(
+            PastRun(**{**run, "levels": tuple(run["levels"]), "rates": tuple(run.get("rates", ()))})
+            for run in fields["completed"]
+        )
         fields["checks"] = tuple(fields["checks"])
         return cls(**fields)
 

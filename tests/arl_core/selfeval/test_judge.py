@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from arl_core.selfeval import PastRun, Snapshot, make_judge
+from arl_core.selfeval import Curve, PastRun, Snapshot, make_judge
 from frozen_env.contract import Progress, Report
 from tests.arl_core.selfeval.campaigns import SCALE, progress, reports, snapshot
 
@@ -109,6 +109,20 @@ def test_a_clock_that_starts_late_or_a_handful_of_reports_is_judged_too(first: i
         assert not make_judge(snapshot(SEASONED))(progress(good, 0.5)).stop
 
 
+def test_a_run_that_decays_later_has_more_of_its_drop_to_come() -> None:
+    def decaying(run: tuple[Report, ...], start: float) -> tuple[Report, ...]:
+        return tuple(dataclasses.replace(r, lr=0.01 * min(1.0, (1 - r.fraction) / (1 - start))) for r in run)
+
+    runs = [
+        PastRun.from_curve(Curve.from_reports(decaying(reports(final, seed=k), 0.3)), SCALE * final)
+        for k, final in enumerate(SEASONED)
+    ]
+    judge = make_judge(Snapshot.build(runs, loss_scale=SCALE))
+    early, late = (judge(progress(decaying(reports(2.04), start), 0.6)) for start in (0.3, 0.9))
+    assert late.p_improve > early.p_improve  # type: ignore[operator]
+    assert late.forecast < early.forecast  # type: ignore[operator]
+
+
 def test_no_report_yet_is_no_verdict() -> None:
     assert not make_judge(snapshot(SEASONED))(Progress((), 150.0, 300.0)).stop
 
@@ -140,11 +154,13 @@ def test_a_check_costs_less_than_20_ms_at_10000_reports() -> None:
 def test_a_snapshot_survives_json_and_stays_small() -> None:
     import json
 
-    runs = [PastRun(2.0 + k / 1000, (2.123456,) * 39 + (None,), "g", own=k % 2 == 0) for k in range(5000)]
+    runs = [
+        PastRun(2.0 + k / 1000, (2.123456,) * 39 + (None,), "g", k % 2 == 0, 0.01, (0.123,) * 40) for k in range(5000)
+    ]
     whole = Snapshot.build(runs, loss_scale=SCALE)
     text = json.dumps(whole.to_json(), allow_nan=False)
     assert Snapshot.from_json(json.loads(text)) == whole
-    assert len(text) < 300_000
+    assert len(text) < 400_000
     assert whole.incumbent == 2.0
     assert min(run.final for run in whole.completed) == 2.0
     assert max(run.final for run in whole.completed if run.own) == 2.0 + 4998 / 1000  # the latest is kept, too

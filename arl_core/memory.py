@@ -41,11 +41,17 @@ SCHEMA_VERSION = 1
 RECENT = 32  # experiments that a prompt shows: the most recent…
 TOP = 5  # …and the best
 STATES_KEPT = 3  # the last states, so that a torn checkpoint can fall back to the one before
+ROW_GROUP = 8192  # rows; large ones make commits slow, small ones the queries
+FRESH = 128  # experiments whose details wait to be moved
 MIN_FREE_MB = 64  # a commit is refused below this; a night of experiments takes a few MB
 
 # Campaigns are few and experiments many, hence the short integer `campaign` (campaigns.no) in the long tables. They
 # have no index: rows are appended in order, so that DuckDB's zone maps find a campaign's block, its last 32 and its
 # best 5 in milliseconds among a million, while a key would slow every commit.
+#
+# A commit rewrites the last group of rows of every table that it touches. What is bulky (texts, curves) therefore waits
+# in a small table and moves to the large one in batches, and the states of other campaigns stand apart from the present
+# one's: a commit costs the same after a thousand experiments as after ten.
 _SCHEMA = """
 create table schema_version (version integer not null);
 create table campaigns (
@@ -56,17 +62,22 @@ create table campaigns (
 create table experiments (
     campaign integer not null, idx integer not null, status varchar not null, parent_idx integer, cause varchar,
     reason varchar, summary varchar, diff varchar, source_hash varchar, metric varchar, value double, direction varchar,
-    estimate double, incumbent_value double, reward double, reward_terms varchar, verdicts varchar, completion varchar,
-    repairs varchar, costs varchar, peak_memory_mb double, tokens bigint, seed hugeint, environment_digest varchar,
-    sandbox varchar, created_at varchar, policy_step bigint, confirmed_value double, confirmations integer,
-    extra varchar,
-    report_step bigint[], report_elapsed_s double[], report_fraction double[], report_loss double[], report_lr double[],
-    source blob, prompt blob, log blob,  -- packed: see _pack()
+    estimate double, incumbent_value double, reward double, reward_terms varchar, repairs varchar, costs varchar,
+    peak_memory_mb double, tokens bigint, seed hugeint, environment_digest varchar, sandbox varchar, created_at varchar,
+    policy_step bigint, confirmed_value double, confirmations integer, extra varchar,
+    reports integer,  -- how many there are
     source_key ubigint  -- the first 8 bytes of source_hash: novelty is one scan of integers
 );
+create table details (
+    campaign integer not null, idx integer not null, completion varchar, verdicts varchar,
+    source blob, prompt blob, log blob,  -- packed: see _pack()
+    report_step bigint[], report_elapsed_s double[], report_fraction double[], report_loss double[], report_lr double[]
+);
+create table details_fresh as from details;
 create table states (  -- seq, not a time, orders them: clocks jump
     campaign integer not null, seq bigint not null, idx integer not null, saved_at varchar, data_json varchar, data blob
 );
+create table states_elsewhere as from states;
 """
 
 _abandoned: list[Any] = []  # a parent's engines in a forked child: destroying one waits for threads that are not there
@@ -154,9 +165,11 @@ class Memory:
             if not base and experiment.source:
                 base = experiment.source.encode("utf-8", "surrogatepass")
                 db.execute("update m.campaigns set base = ? where no = ?", [zlib.compress(base, 9), no])
-            row = _to_row(no, experiment, base)
-            marks = ", ".join("?" * len(row))
-            db.execute(f"insert into m.experiments ({', '.join(row)}) values ({marks})", list(row.values()))
+            _insert(db, "experiments", _to_row(no, experiment))
+            _insert(db, "details_fresh", _to_details(no, experiment, base))
+            if db.execute("select count(*) from m.details_fresh").fetchone()[0] >= FRESH:
+                db.execute("insert into m.details from m.details_fresh order by campaign, idx")
+                db.execute("delete from m.details_fresh")
             self._write_state(db, no, experiment.index, state)
 
     def commit_state(self, campaign_id: str, state: State) -> None:
@@ -168,7 +181,7 @@ class Memory:
     def state(self, campaign_id: str, *, back: int = 0) -> State | None:
         """Return the state to resume from, None before the first. back=1 is the one before it, down to STATES_KEPT."""
         with self._open() as db:
-            query = "select data_json, data, idx from m.states where campaign = ? order by seq desc limit 1 offset ?"
+            query = f"select data_json, data, idx from {_STATES} where campaign = ? order by seq desc limit 1 offset ?"
             row = db.execute(query, [self._number(db, campaign_id), back]).fetchone()
         return State(json.loads(row[0]), bytes(row[1]), row[2]) if row else None
 
@@ -179,7 +192,7 @@ class Memory:
 
         What a prompt does not show is left empty unless `whole`: reports, verdicts, source, prompt, completion and log.
         """
-        return self._select(campaign_id, "order by idx desc limit ?", n, columns=_WHOLE if whole else _LIGHT)
+        return self._select(campaign_id, "order by idx desc limit ?", n, details=_WHOLE if whole else ())
 
     def top(self, campaign_id: str, n: int = TOP, *, whole: bool = False) -> list[Experiment]:
         """Return the n best *measured* experiments, best first in the metric's direction; forecasts do not count.
@@ -187,7 +200,7 @@ class Memory:
         `whole` as in recent().
         """
         best = f"and {_MEASURED} {{best}} limit ?"
-        return self._select(campaign_id, best, n, columns=_WHOLE if whole else _LIGHT)
+        return self._select(campaign_id, best, n, details=_WHOLE if whole else ())
 
     def for_prompt(
         self, campaign_id: str, recent: int = RECENT, top: int = TOP
@@ -233,19 +246,16 @@ class Memory:
 
     def curves(self, campaign_id: str) -> dict[int, tuple[Report, ...]]:
         """Return the training curve of every experiment that reported anything, by index."""
-        with self._open() as db:
-            where = "where campaign = ? and len(report_step) > 0 order by idx"
-            query = f"select idx, {', '.join(_REPORT_LISTS)} from m.experiments {where}"
-            rows = db.execute(query, [self._number(db, campaign_id)]).fetchall()
-        return {row[0]: _reports(row[1:]) for row in rows}
+        found = self._select(campaign_id, "and reports > 0 order by idx", details=_REPORT_LISTS)
+        return {experiment.index: experiment.reports for experiment in found}
 
     def completed_runs(self, environment_digest: str, limit: int = 500) -> list[Experiment]:
         """Return the latest runs that trained to the end and were measured in this very frozen environment, from all
         campaigns, oldest first: what the forecaster is calibrated on. Their texts and verdicts are left empty."""
         where = f"""where environment_digest = ? and status in ('kept', 'discarded') and {_MEASURED}
-                    and len(report_step) > 0 order by campaign desc, idx desc limit ?"""
+                    and reports > 0 order by campaign desc, idx desc limit ?"""
         with self._open() as db:
-            return self._experiments(db, where, [environment_digest, limit], (*_LIGHT, *_REPORT_LISTS))[::-1]
+            return self._experiments(db, where, [environment_digest, limit], _REPORT_LISTS)[::-1]
 
     def export(self, target: str | Path, campaign_id: str = "latest") -> int:
         """Write a campaign as JSON lines, the campaign first, then every experiment in full; return their number.
@@ -265,22 +275,28 @@ class Memory:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _select(
-        self, campaign_id: str, rest: str, *parameters: Any, columns: tuple[str, ...] | None = None
+        self, campaign_id: str, rest: str, *parameters: Any, details: tuple[str, ...] | None = None
     ) -> list[Experiment]:
         with self._open() as db:
             no = self._number(db, campaign_id)
             if "{best}" in rest:
                 (direction,) = db.execute("select direction from m.campaigns where no = ?", [no]).fetchone()
                 rest = rest.format(best=f"order by value {'asc' if direction == 'lower' else 'desc'}, idx")
-            return self._experiments(db, f"where campaign = ? {rest}", [no, *parameters], columns or _WHOLE)
+            details = _WHOLE if details is None else details
+            return self._experiments(db, f"where campaign = ? {rest}", [no, *parameters], details)
 
     def _experiments(
-        self, db: Any, where: str, parameters: Sequence[Any], columns: tuple[str, ...]
+        self, db: Any, where: str, parameters: Sequence[Any], details: tuple[str, ...]
     ) -> list[Experiment]:
-        rows = db.execute(f"select {', '.join(columns)} from m.experiments {where}", parameters).fetchall()
+        rows = db.execute(f"select {', '.join(_LIGHT)} from m.experiments {where}", parameters).fetchall()
         ids = dict(db.execute("select no, id from m.campaigns").fetchall())
-        found = [dict(zip(columns, row, strict=True)) for row in rows]
-        return [_from_row(ids[row["campaign"]], row, self._base(db, row["campaign"])) for row in found]
+        found = {row[:2]: dict(zip(_LIGHT, row, strict=True)) for row in rows}
+        if details and found:
+            query = f"""select campaign, idx, {", ".join(details)} from {_DETAILS}
+                        join (select unnest(?::integer[]) as campaign, unnest(?::integer[]) as idx) using (campaign, idx)"""
+            for row in db.execute(query, [list(column) for column in zip(*found, strict=True)]).fetchall():
+                found[row[:2]] |= zip(details, row[2:], strict=True)
+        return [_from_row(ids[no], row, self._base(db, no)) for (no, _), row in found.items()]
 
     def _number(self, db: Any, campaign_id: str) -> int:
         where, key = ("", []) if campaign_id == "latest" else ("where id = ?", [campaign_id])
@@ -301,10 +317,14 @@ class Memory:
         return self._bases[no]
 
     def _write_state(self, db: Any, no: int, index: int, state: State) -> None:
-        (seq,) = db.execute("select coalesce(max(seq) + 1, 0) from m.states where campaign = ?", [no]).fetchone()
+        if db.execute("select 1 from m.states where campaign <> ? limit 1", [no]).fetchone():
+            db.execute("insert into m.states_elsewhere from m.states where campaign <> ?", [no])
+            db.execute("delete from m.states where campaign <> ?", [no])
+        (seq,) = db.execute(f"select coalesce(max(seq) + 1, 0) from {_STATES} where campaign = ?", [no]).fetchone()
         row = [no, seq, index, utc_now(), _dumps(state.values), state.blob]
         db.execute("insert into m.states values (?, ?, ?, ?, ?, ?)", row)
-        db.execute("delete from m.states where campaign = ? and seq <= ?", [no, seq - STATES_KEPT])
+        for table in ("states", "states_elsewhere"):
+            db.execute(f"delete from m.{table} where campaign = ? and seq <= ?", [no, seq - STATES_KEPT])
 
     def _check_schema(self, db: Any) -> None:
         query = "select count(*) from duckdb_tables() where database_name = 'm' and table_name = 'schema_version'"
@@ -325,7 +345,7 @@ class Memory:
             self._check_space()
             partial.unlink(missing_ok=True)
             engine = self._new_engine()
-            engine.execute(f"attach {_quote(partial)} as m")
+            engine.execute(f"attach {_quote(partial)} as m (row_group_size {ROW_GROUP})")
             engine.execute("use m")
             engine.execute(_SCHEMA)
             engine.execute("insert into m.schema_version values (?)", [SCHEMA_VERSION])
@@ -375,7 +395,8 @@ class Memory:
         if self._engine_pid != os.getpid():  # first use, or a fork: an engine belongs to the process that made it
             _abandoned.append(self._engine)
             self._engine, self._engine_pid = self._new_engine(), os.getpid()
-        command = f"attach {_quote(self.path)} as m" + (" (read_only)" if read_only else "")
+        how = "read_only" if read_only else f"row_group_size {ROW_GROUP}"
+        command = f"attach {_quote(self.path)} as m ({how})"
         deadline = time.monotonic() + self.wait_s
         pause_s = 0.005
         while True:
@@ -450,19 +471,32 @@ _PLAIN = (  # columns that hold an attribute as it is
 _JSON = ("reward_terms", "costs", "repairs", "extra")
 _PACKED = ("source", "prompt", "log")
 _LIGHT = ("campaign", "idx", "parent_idx", *_PLAIN, *_JSON)
-_WHOLE = (*_LIGHT, *_REPORT_LISTS, "completion", "verdicts", *_PACKED)
+_WHOLE = ("completion", "verdicts", *_PACKED, *_REPORT_LISTS)
+_DETAILS = "(from m.details union all from m.details_fresh)"
+_STATES = "(from m.states union all from m.states_elsewhere)"
 _MEASURED = "value is not null and not isnan(value)"
 
 
-def _to_row(no: int, experiment: Experiment, base: bytes) -> dict[str, Any]:
+def _insert(db: Any, table: str, row: dict[str, Any]) -> None:
+    marks = ", ".join("?" * len(row))
+    db.execute(f"insert into m.{table} ({', '.join(row)}) values ({marks})", list(row.values()))
+
+
+def _to_row(no: int, experiment: Experiment) -> dict[str, Any]:
     row: dict[str, Any] = {"campaign": no, "idx": experiment.index, "parent_idx": experiment.parent_index}
-    row |= {name: _clean(getattr(experiment, name)) for name in (*_PLAIN, "completion")}
+    row |= {name: _clean(getattr(experiment, name)) for name in _PLAIN}
     row |= {name: _dumps(getattr(experiment, name)) for name in _JSON}
-    row["verdicts"] = _dumps(experiment.to_json()["verdicts"])
+    row["reports"] = len(experiment.reports)
+    row["source_key"] = _key(experiment.source_hash)
+    return row
+
+
+def _to_details(no: int, experiment: Experiment, base: bytes) -> dict[str, Any]:
+    row: dict[str, Any] = {"campaign": no, "idx": experiment.index, "completion": _clean(experiment.completion)}
+    row["verdicts"] = _dumps([dataclasses.asdict(verdict) for verdict in experiment.verdicts])
     row |= {name: _pack(getattr(experiment, name), base) for name in _PACKED}
     for column in _REPORT_LISTS:
         row[column] = [getattr(report, column.removeprefix("report_")) for report in experiment.reports]
-    row["source_key"] = _key(experiment.source_hash)
     return row
 
 

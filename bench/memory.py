@@ -7,13 +7,14 @@ Half the rows are one long campaign, half are campaigns of a thousand: years of 
 but look like the real thing: a 500-byte diff, a packed prompt and source of the usual size, a curve of 50 reports. Both
 figures go through the methods that a campaign uses, opening and closing the file included; the prompt query (32 most
 recent and 5 best) is asked of the long campaign, the slower one; insert is the commit of an iteration with its 64 KB
-of waiting rollouts, fsync included.
+of waiting rollouts, fsync included, into a group of rows that is half full.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import tempfile
@@ -23,12 +24,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from arl_core.memory import Memory
+from arl_core.memory import ROW_GROUP, Memory
 from arl_core.records import Campaign, Experiment, State, source_hash, utc_now
 from frozen_env.contract import Report, Status
 
 SHORT_CAMPAIGN = 1000  # experiments
 BATCH = 100_000  # rows per transaction while filling
+TAIL = ROW_GROUP // 2  # rows at the end that come in few at a time, as in life: a commit rewrites the group they share
+TAIL_BATCH = 500
 REPORTS = 50
 PROMPT_BYTES = 1216  # a 4 KB prompt after packing
 SOURCE_BYTES = 192  # a 15 KB source after packing against the seed's
@@ -41,8 +44,8 @@ def _packed_noise(count: int) -> str:
     return f"unhex('{header.hex()}') || ({digests})::blob"
 
 
-def _fill_sql(first_row: int, last_row: int, rows: int) -> str:
-    """One INSERT for rows [first_row, last_row): campaign 1 is the long one and comes first."""
+def _fill_sql(first_row: int, last_row: int, rows: int) -> list[str]:
+    """An INSERT per table for rows [first_row, last_row): campaign 1 is the long one and comes first."""
     long = rows // 2
     curve = {
         "report_step": "p * 10",
@@ -51,9 +54,11 @@ def _fill_sql(first_row: int, last_row: int, rows: int) -> str:
         "report_loss": "2.9 + 6 / (p + 1) + (hash(i * 31 + p) % 100000) / 2e6",
         "report_lr": f"0.002 * (1 - p / {REPORTS})",
     }
-    values = {
+    key = {
         "campaign": f"case when i < {long} then 1 else 2 + (i - {long}) // {SHORT_CAMPAIGN} end",
         "idx": f"case when i < {long} then i else (i - {long}) % {SHORT_CAMPAIGN} end",
+    }
+    light = {
         "status": "case hash(i) % 10 when 0 then 'kept' when 1 then 'crashed' when 2 then 'stopped_early' "
         "else 'discarded' end",
         "parent_idx": "greatest(idx - 3, 0)",
@@ -72,9 +77,6 @@ def _fill_sql(first_row: int, last_row: int, rows: int) -> str:
         "incumbent_value": "1.0421",
         "reward": "(hash(i * 13) % 1000000) / 1e6",
         "reward_terms": """'{"improvement": ' || (hash(i) % 1000) / 1e3 || ', "cost": 0.01}'""",
-        "verdicts": "'[]'",
-        "completion": "'<<<<<<< SEARCH\n' || sha256(i::varchar) || '\n=======\n' || sha256((-i)::varchar) "
-        "|| '\n>>>>>>> REPLACE'",
         "repairs": "'[]'",
         "costs": """'{"training": ' || 300 + (hash(i) % 1000) / 1e3 || ', "scoring": 4.2, "propose": 7.7}'""",
         "extra": "'{}'",
@@ -86,13 +88,22 @@ def _fill_sql(first_row: int, last_row: int, rows: int) -> str:
         "created_at": "'2026-11-01T00:00:00.000+00:00'",
         "policy_step": "i // 4",
         "confirmations": "0",
+        "reports": str(REPORTS),
+    }
+    details = {
+        "completion": "'<<<<<<< SEARCH\n' || sha256(i::varchar) || '\n=======\n' || sha256((-i)::varchar) "
+        "|| '\n>>>>>>> REPLACE'",
+        "verdicts": "'[]'",
         **{name: f"list_transform(range(1, {REPORTS + 1}), lambda p: {each})" for name, each in curve.items()},
         "source": _packed_noise(SOURCE_BYTES),
         "prompt": _packed_noise(PROMPT_BYTES),
         "log": "''::blob",
     }
-    columns = ", ".join(f"{expression} as {name}" for name, expression in values.items())
-    return f"insert into m.experiments by name select {columns} from range({first_row}, {last_row}) rows(i)"
+    statements = []
+    for table, columns in (("experiments", light), ("details", details)):
+        values = ", ".join(f"{expression} as {name}" for name, expression in (key | columns).items())
+        statements.append(f"insert into m.{table} by name select {values} from range({first_row}, {last_row}) rows(i)")
+    return statements
 
 
 def fill(memory: Memory, rows: int) -> None:
@@ -100,9 +111,12 @@ def fill(memory: Memory, rows: int) -> None:
     shorts = -(-(rows - rows // 2) // SHORT_CAMPAIGN)
     for name in ("long", *(f"short-{k}" for k in range(shorts))):
         memory.create_campaign(Campaign(name, "overnight", {}, "d0", 0, utc_now(), "text"))
-    for first_row in range(0, rows, BATCH):
+    bulk = max(0, rows - TAIL)
+    starts = [*range(0, bulk, BATCH), *range(bulk, rows, TAIL_BATCH), rows]
+    for first_row, last_row in itertools.pairwise(starts):
         with memory._open(write=True) as db:
-            db.execute(_fill_sql(first_row, min(first_row + BATCH, rows), rows))
+            for statement in _fill_sql(first_row, last_row, rows):
+                db.execute(statement)
 
 
 def times_ms(action: Callable[[], Any], repeats: int) -> list[float]:

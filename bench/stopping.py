@@ -29,7 +29,7 @@ from frozen_env.contract import Status
 
 LOOKS = tuple(k / 20 for k in range(1, 20))
 RULES = ("none", "naive", "median", "hyperband", "ours")
-ALPHAS = (0.05, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
+ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 EPISODE_RUNS, WHOLE_RUNS = 60, 4
 LOST_NATS = 0.003  # a kept best that is worse by more has been lost
 
@@ -184,8 +184,8 @@ def rule_ours(alpha: float, history: tuple[PastRun, ...]) -> Stop:
             runs = [*history, *(r.past for r in completed)]
             fitted[len(completed)] = prepare(Snapshot.build(runs, loss_scale=1.0, alpha=alpha, checks=LOOKS))
         forecaster = fitted[len(completed)]
-        seen = forecaster.outlook_of(run.level_LP[look], LOOKS[look], float(run.error_L[look]))
-        return bool(seen.p_tie < forecaster.stop_below(LOOKS[look]))
+        p_tie = forecaster.p_tie(run.level_LP[look], LOOKS[look], float(run.error_L[look]))
+        return bool(p_tie < forecaster.stop_below(LOOKS[look]))
 
     return stop
 

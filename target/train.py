@@ -196,14 +196,15 @@ def clip_norm(progress):
     return CLIP_NORM
 
 
-def has_bf16():
-    """Say whether products in bf16 are faster here than in fp32."""
-    return env.device() == "cuda" or torch.cpu._is_avx512_bf16_supported()
+def mixed_precision():
+    """Compute products in bf16 where that is faster than fp32."""
+    fast = env.device() == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(env.device(), torch.bfloat16, enabled=fast)
 
 
 def loss_of(model, inputs_BT, targets_BT):
-    with torch.autocast(env.device(), torch.bfloat16, enabled=has_bf16()):
-        logits_BTV = model(inputs_BT)
+    """Return the mean loss in nats per token."""
+    logits_BTV = model(inputs_BT)
     return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
 
 
@@ -221,13 +222,15 @@ def train(model):
     """Train until the budget is used. Each loss is read a step late: the GPU never waits."""
     optimizers = build_optimizers(model)
     loss_fn = torch.compile(loss_of) if env.device() == "cuda" else loss_of
-    loss_fn(model, *env.dummy_batch(BATCH_ROWS)).backward()
+    with mixed_precision():
+        loss_fn(model, *env.dummy_batch(BATCH_ROWS)).backward()
     model.zero_grad(set_to_none=True)
     env.start()
     inputs_BT, targets_BT = env.next_batch(BATCH_ROWS)
     step, previous = 0, None
     while (progress := env.progress()) < 1.0:
-        loss = loss_fn(model, inputs_BT, targets_BT)
+        with mixed_precision():
+            loss = loss_fn(model, inputs_BT, targets_BT)
         loss.backward()
         update(model, optimizers, progress)
         inputs_BT, targets_BT = env.next_batch(BATCH_ROWS)

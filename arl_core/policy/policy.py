@@ -106,7 +106,8 @@ class Policy:
         torch.set_num_threads(self.settings.threads)
         started = time.monotonic()
         fresh = list(zip(rollouts, map(float, rewards), strict=True))
-        metrics = ppo.update(self.network, self.optimizer, self.statistics, fresh, self.recent, self.settings)
+        metrics, learned = ppo.update(self.network, self.optimizer, self.statistics, fresh, self.recent, self.settings)
+        fresh = [(rollout, reward) for rollout, (_, reward) in zip(learned, fresh, strict=True)]
         keep = self.settings.reuse_edits
         self.recent = (self.recent + fresh)[-keep:] if keep else []
         return {**metrics, "update_seconds": time.monotonic() - started}

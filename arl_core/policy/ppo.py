@@ -11,7 +11,9 @@ Implementation details, each with its source. [H22]: Huang et al. 2022, The 37 I
     only the first batch is measured by itself. The value head then corrects the baseline, token by token.
  4. Advantages are scaled across edits and never whitened over tokens: all tokens of an edit keep the sign of its
     outcome up to the value head's opinion. (Departs from [H22] detail 7: that pushes half its tokens down.)
- 5. Ratios are taken under the sampling masks and temperature, so they start at 1 and approx_kl at 0.
+ 5. Ratios are taken under the sampling masks and temperature. Their denominator is the log-probability that the learner's
+    own first pass gives (as verl and TRL's GRPO do): in float32 that is what was sampled, to 1e-4; in bfloat16 a step by step
+    cache rounds differently, by 0.05 nats a token, which would spend a part of the clip range on noise. `sampler_kl` tells.
  6. Clipped surrogate, clip 0.2 [S17 eq. 7]; mean over all free tokens of the batch, so an edit weighs by its decisions.
  7. Value loss 0.5 · MSE, coefficient 0.5, not clipped; its gradient stops at the hidden state; a step size of its own.
  8. Entropy bonus 0.01 [H22 detail 10] under the masks, over free tokens. On collapse, below `ENTROPY_FLOOR` of its
@@ -21,7 +23,7 @@ Implementation details, each with its source. [H22]: Huang et al. 2022, The 37 I
 11. An epoch whose approx_kl exceeds target_kl takes no step and ends the update (Stable-Baselines3 does so too).
 12. Adam with eps 1e-5 [H22 detail 3], no annealing (weeks have no end), gradient norms clipped at 0.5 [H22 detail 11],
     adapter and head apart.
-13. Reused rollouts keep the log-probabilities that they were sampled with; one that drifted beyond reuse_kl rests.
+13. Reused rollouts keep the log-probabilities of their first update; one that drifted beyond reuse_kl rests.
 14. A batch whose loss or gradient is not finite changes nothing and says so (`skipped`).
 """
 
@@ -29,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -96,6 +98,7 @@ class _Edit:
     returns_F: Tensor
     reused: bool
     resting: bool = False
+    sampler_kl: float = 0.0
     reference_FV: Tensor | None = None
 
 
@@ -125,8 +128,11 @@ def update(
     fresh: Sequence[tuple[Rollout, float]],
     reused: Sequence[tuple[Rollout, float]],
     settings: PolicySettings,
-) -> Metrics:
-    """Improve the policy on one batch and return every term (docs/metrics.md). Rewards must be finite."""
+) -> tuple[Metrics, list[Rollout]]:
+    """Improve the policy on one batch; return every term (docs/metrics.md) and the fresh rollouts as the learner sees them.
+
+    Rewards must be finite. The returned rollouts carry the learner's log-probabilities: what a later reuse divides by.
+    """
     rewards = [reward for _, reward in fresh]
     edits = _prepare([*fresh, *reused], len(fresh), statistics, network, settings)
     metrics: Metrics = {"epochs_done": 0.0, "skipped": 0.0}
@@ -135,7 +141,7 @@ def update(
     statistics.absorb(rewards, settings.reward_horizon)
     if "entropy" in metrics:
         statistics.watch_entropy(metrics["entropy"])
-    return {
+    terms = {
         **metrics,
         "reward_batch_mean": float(np.mean(rewards)),
         "reward_mean": statistics.mean,
@@ -144,6 +150,14 @@ def update(
         "edits": float(len(fresh)),
         "edits_reused": float(sum(e.reused and not e.resting for e in edits)),
     }
+    seen = {id(e.rollout): _as_learned(e) for e in edits if not e.reused}
+    return terms, [seen.get(id(rollout), rollout) for rollout, _ in fresh]
+
+
+def _as_learned(edit: _Edit) -> Rollout:
+    logprobs_T = edit.rollout.logprobs_T.copy()
+    logprobs_T[edit.rollout.free_T] = edit.old_logprobs_F.cpu().numpy()
+    return replace(edit.rollout, logprobs_T=logprobs_T)
 
 
 def _prepare(
@@ -216,7 +230,7 @@ def _epochs(
     return {
         **metrics,
         **{name: first[name] for name in ("entropy", "kl_ref") if name in first},
-        "approx_kl_first": first.get("approx_kl", 0.0),
+        "sampler_kl": float(np.mean([e.sampler_kl for e in edits if not e.reused] or [0.0])),
         "advantage_abs": float(torch.cat([e.advantages_F for e in edits]).abs().mean()),
         "explained_variance": explained_variance(values, returns),
         "tokens": float(total),
@@ -244,11 +258,14 @@ def _accumulate(
     losses = []
     for edit, judged in zip(active, network.judge([e.rollout for e in active]), strict=True):
         logprobs_F = selective_log_softmax(judged.logits_FV[None], edit.actions_F[None])[0]
-        if edit.reused and first_epoch:
-            drift = logprobs_F.detach() - edit.old_logprobs_F
-            edit.resting = float((drift.exp() - 1 - drift).mean()) > settings.reuse_kl
-            if edit.resting:
+        if first_epoch:
+            drift_F = logprobs_F.detach() - edit.old_logprobs_F
+            moved = float((drift_F.exp() - 1 - drift_F).mean())
+            if edit.reused and moved > settings.reuse_kl:
+                edit.resting = True
                 continue
+            if not edit.reused:
+                edit.sampler_kl, edit.old_logprobs_F = moved, logprobs_F.detach()
         assert edit.reference_FV is not None
         surrogate, terms = policy_loss(logprobs_F, edit.old_logprobs_F, edit.advantages_F, settings.clip)
         error, value_terms = value_loss(judged.values_F, edit.returns_F)

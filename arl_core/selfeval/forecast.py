@@ -35,8 +35,9 @@ _CLIP = 0.07  # features beyond ±7 % of the loss are as good as 7 %
 _PAST_SD = 0.05  # prior of the recent past's coefficients around zero
 _RATE, _RATE_SD = 0.03, 0.03  # prior: loss still to drop per unit of learning rate over its peak (annealing law)
 _PATIENCE = 1.5  # a check at fraction f asks for 1 + 1.5·f times the evidence: late errors cost more than they save
-_SCALE, _SCALE_EARLY = 0.012, 0.02  # prior residual scale of a level, relative: late, and added at the start
+_SCALE, _SCALE_EARLY = 0.012, 0.05  # prior residual scale of a level, relative: late, and added at the start
 _TIE_SLOPE, _TIE_SLOPE_SD = 0.6, 0.25  # prior: a run that ends 1 % lower stands so much lower now
+_USUAL_SHARE = 0.25  # of completed runs that improve; a campaign that improves more often is judged with a smaller alpha
 _DOF0 = 10.0  # the prior on the residual scale is worth so many runs
 _PRIOR_PATHS = 3.0  # the prior on the smallest p of a whole run is worth so many runs
 _EFFECTIVE_LOOKS = 8.0  # without draws, a run's checks are taken for this many independent ones: cautious while few
@@ -53,11 +54,12 @@ def _patience(fraction: float) -> float:
 
 @dataclass(frozen=True)
 class Look:
-    """The two regressions at one fraction; p_N is each completed run's own left-out tie probability here."""
+    """The tie at one fraction, and what the forecast shares with it; p_N: completed runs' own left-out tie probabilities."""
 
     tie: Regression
-    forecast: Regression
     centre_P: Array
+    past_NP: Array
+    s0: float
     p_N: Array
 
 
@@ -92,6 +94,7 @@ class Forecaster:
         self.blur = float(np.median([run.blur for run in runs])) / self.unit
         self.near_N = self._near()
         self._looks: dict[float, Look] = {}
+        self._forecasts: dict[float, Regression] = {}
 
     def _near(self) -> Array:
         """Weigh completed runs by how near to the incumbent they ended."""
@@ -102,38 +105,40 @@ class Forecaster:
         return np.asarray(weight_N, dtype=np.float64)
 
     def look(self, fraction: float) -> Look:
-        """Fit both regressions at a fraction, once."""
+        """Fit the tie at a fraction, once."""
         key = round(fraction, 4)
         if key not in self._looks:
-            self._looks[key] = self._fit(key)
+            self._looks[key] = self._fit_tie(key)
         return self._looks[key]
 
-    def _fit(self, fraction: float) -> Look:
+    def _fit_tie(self, fraction: float) -> Look:
         now_N = self._column(fraction)
         rate_N = self._at(self.rate_NC, fraction)
         past_NP = np.stack([*(self._column(fraction * share) - now_N for share in PAST), _RATE * rate_N], axis=1)
         known_N = np.isfinite(now_N)
         weight_N = np.where(known_N, self.near_N, 0.0)
         now_N = np.where(known_N, now_N, self.incumbent)
-        centre_P = np.array([_mean(past_N, weight_N) for past_N in past_NP.T])
+        seen_NP = np.isfinite(past_NP) * weight_N[:, None]
+        centre_P = (seen_NP * np.nan_to_num(past_NP)).sum(axis=0) / np.maximum(seen_NP.sum(axis=0), 1e-12)
         past_NP = _features(past_NP, centre_P)
         s0 = float(np.hypot(prior_scale(fraction), self._blur(fraction)))
-        past_mean, past_sd = [0.0] * len(PAST), [_PAST_SD] * len(PAST)
-
-        gap_N = self.final_N - self.incumbent
-        tie_NP = np.column_stack([np.ones_like(now_N), gap_N, past_NP])
-        prior_sd_P = np.array([0.5, _TIE_SLOPE_SD, *past_sd, _RATE_SD / _RATE])
-        prior_P = np.array([0.0, _TIE_SLOPE, *past_mean, 1.0])
+        tie_NP = np.column_stack([np.ones_like(now_N), self.final_N - self.incumbent, past_NP])
+        prior_sd_P = np.array([0.5, _TIE_SLOPE_SD, *[_PAST_SD] * len(PAST), _RATE_SD / _RATE])
+        prior_P = np.array([0.0, _TIE_SLOPE, *[0.0] * len(PAST), 1.0])
         tie = Regression.fit(tie_NP, now_N - self.incumbent, weight_N, prior_P, prior_sd_P, s0, _DOF0)
         p_N = np.where(known_N, np.clip(student_cdf(-tie.loo_z_N, tie.dof), 1e-12, 1 - 1e-12), 1 - 1e-12)
 
-        level_0 = self.incumbent + float(tie.mean_P[0])
-        forward_NP = np.column_stack([np.ones_like(now_N), np.clip(now_N - level_0, -_CLIP, 2 * _CLIP), past_NP])
-        even_N = known_N.astype(np.float64)
-        forward_sd_P = np.array([0.5, 0.3, *past_sd, _RATE_SD / _RATE])
-        forward_P = np.array([0.0, 0.8, *past_mean, -1.0])
-        forecast = Regression.fit(forward_NP, gap_N, even_N, forward_P, forward_sd_P, s0, _DOF0)
-        return Look(tie, forecast, centre_P, p_N)
+        return Look(tie, centre_P, past_NP, s0, p_N)
+
+    def _fit_forecast(self, fraction: float, look: Look) -> Regression:
+        now_N = self._column(fraction)
+        known_N = np.isfinite(now_N)
+        ahead_N = np.clip(np.where(known_N, now_N - self.incumbent - look.tie.mean_P[0], 0.0), -_CLIP, 2 * _CLIP)
+        forward_NP = np.column_stack([np.ones_like(now_N), ahead_N, look.past_NP])
+        prior_sd_P = np.array([0.5, 0.3, *[_PAST_SD] * len(PAST), _RATE_SD / _RATE])
+        prior_P = np.array([0.0, 0.8, *[0.0] * len(PAST), -1.0])
+        gap_N = self.final_N - self.incumbent
+        return Regression.fit(forward_NP, gap_N, known_N.astype(np.float64), prior_P, prior_sd_P, look.s0, _DOF0)
 
     def _blur(self, fraction: float) -> float:
         """Give the usual relative standard error of a level: reports come at an even pace, so it falls with the root."""
@@ -165,7 +170,7 @@ class Forecaster:
         Calibrated on whole paths: each completed run that was never judged is replayed as if it tied, and its worst
         left-out deviation over the planned checks is one draw; a prior worth a few runs stands in while draws are few.
         """
-        alpha = self.snapshot.alpha
+        alpha = self.snapshot.alpha * min(1.0, _USUAL_SHARE / self._improving_share())
         checks = [f for f in self.snapshot.checks if FIRST_LOOK <= f < 1] or [0.5]
         clean_N = ~self.own_N
         clean_N[np.flatnonzero(self.own_N)[:NEVER_JUDGED]] = True
@@ -181,41 +186,54 @@ class Forecaster:
         enough = grid[risk <= alpha]
         return float(enough[0]) if len(enough) else float(grid[-1])
 
+    def _improving_share(self) -> float:
+        """Estimate how many of this campaign's whole runs improve. Who improves often has more to lose by stopping."""
+        own = [run.final for run in self.snapshot.completed if run.own]
+        best = np.minimum.accumulate(np.array(own) * (1 if self.snapshot.direction == "lower" else -1))
+        improved = int((np.diff(best)[NEVER_JUDGED - 1 :] < 0).sum())
+        return (improved + 1) / (max(len(own) - NEVER_JUDGED, 0) + 3)
+
     def outlook(self, curve: Curve, fraction: float) -> Outlook:
         """Judge a run by its curve so far. NaN fields when the curve is empty."""
         at = np.array([fraction, *(fraction * share for share in PAST)])
         level_1P, error_1P = levels_and_errors(curve.until(fraction), at)
-        return self.outlook_of(level_1P, fraction, float(error_1P[0]), curve.rate(fraction))
+        return self._outlook(level_1P, fraction, float(error_1P[0]), curve.rate(fraction))
 
-    def outlook_of(self, level_1P: Array, fraction: float, error: float = 0.0, rate: float = np.nan) -> Outlook:
-        """Judge a run by its levels now and at the shares PAST of the elapsed time, in nats per token.
+    def p_tie(self, level_1P: Array, fraction: float, error: float = 0.0, rate: float = np.nan) -> float:
+        """Give the probability that a run which ties looks this bad, from the levels now and at the shares PAST (nats).
 
-        error is the standard error of the level now; what exceeds the usual widens the distributions. rate is the learning
+        error is the standard error of the level now; what exceeds the usual widens the distribution. rate is the learning
         rate over its peak: who decays later than the completed runs did has more of its drop to come.
         """
-        extra = max(0.0, (error / self.unit) ** 2 - self._blur(fraction) ** 2)
-        level_1P = level_1P / self.unit
         look = self.look(fraction)
-        past_P = np.append(level_1P[1:] - level_1P[0], _RATE * rate)
-        past_P = _features(past_P[None], look.centre_P)[0]
-        centre, scale = look.tie.predict(np.concatenate([[1.0, 0.0], past_P]))
-        scale = np.sqrt(scale**2 + extra)
-        p_tie = float(student_cdf(-(level_1P[0] - self.incumbent - centre) / scale, look.tie.dof))
-        ahead = np.clip(level_1P[0] - self.incumbent - look.tie.mean_P[0], -_CLIP, 2 * _CLIP)
-        middle, spread = look.forecast.predict(np.concatenate([[1.0, ahead], past_P]))
-        spread = np.sqrt(spread**2 + extra)
-        reach = 1.64 * spread * (1 + 2 / look.forecast.dof)  # a 90 % interval, Student-t to first order
+        centre, scale = look.tie.predict(np.array([1.0, 0.0, *self._past(level_1P, rate, look)]))
+        scale = float(np.hypot(scale, self._extra(error, fraction)))
+        above = level_1P[0] / self.unit - self.incumbent - centre
+        return float(student_cdf(-above / scale, look.tie.dof))
+
+    def _past(self, level_1P: Array, rate: float, look: Look) -> Array:
+        past_P = np.append((level_1P[1:] - level_1P[0]) / self.unit, _RATE * rate)
+        return _features(past_P, look.centre_P)
+
+    def _extra(self, error: float, fraction: float) -> float:
+        return float(np.sqrt(max(0.0, (error / self.unit) ** 2 - self._blur(fraction) ** 2)))
+
+    def _outlook(self, level_1P: Array, fraction: float, error: float, rate: float) -> Outlook:
+        look = self.look(fraction)
+        if fraction not in self._forecasts:
+            self._forecasts[fraction] = self._fit_forecast(fraction, look)
+        regression = self._forecasts[fraction]
+        ahead = np.clip(level_1P[0] / self.unit - self.incumbent - look.tie.mean_P[0], -_CLIP, 2 * _CLIP)
+        middle, spread = regression.predict(np.array([1.0, ahead, *self._past(level_1P, rate, look)]))
+        spread = float(np.hypot(spread, self._extra(error, fraction)))
+        reach = 1.64 * spread * (1 + 2 / regression.dof)  # a 90 % interval, Student-t to first order
         end, one, other = (
             self.offset + self.slope * self.unit * (self.incumbent + x)
             for x in (middle, middle - reach, middle + reach)
         )
-        return Outlook(end, min(one, other), max(one, other), p_tie)
+        return Outlook(end, min(one, other), max(one, other), self.p_tie(level_1P, fraction, error, rate))
 
 
 def _features(past_NP: Array, centre_P: Array) -> Array:
-    return np.clip(np.where(np.isfinite(past_NP), past_NP - centre_P, 0.0), -_CLIP, _CLIP)
-
-
-def _mean(value_N: Array, weight_N: Array) -> float:
-    good = np.isfinite(value_N) & (weight_N > 0)
-    return float(np.average(value_N[good], weights=weight_N[good])) if good.any() else 0.0
+    known = np.isfinite(past_NP)
+    return np.asarray(np.clip(np.where(known, past_NP - centre_P, 0.0), -_CLIP, _CLIP), dtype=np.float64)

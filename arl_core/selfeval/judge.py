@@ -96,7 +96,7 @@ def our_verdict(snapshot: Snapshot, forecaster: Forecaster | None, curve: Curve,
         return Verdict(False, reason, "ours", fraction, incumbent=incumbent)
     planned = min(snapshot.checks, key=lambda check: abs(check - fraction), default=fraction)
     at = planned if abs(planned - fraction) <= _SNAP else fraction
-    if at < FIRST_LOOK or len(curve.loss_N) == 0:
+    if at < FIRST_LOOK or len(curve.until(at).loss_N) == 0:
         reason = f"too early to judge at {fraction:.0%} of the budget"
         return Verdict(False, reason, "ours", fraction, incumbent=incumbent)
     seen = forecaster.outlook(curve, at)

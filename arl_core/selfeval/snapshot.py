@@ -13,7 +13,7 @@ import numpy as np
 from arl_core.selfeval.curve import GRID, Curve, levels_and_errors
 from frozen_env.contract import Direction, is_better
 
-DEFAULT_ALPHA = 0.3  # chosen on one half of the public curves, reported on the other: docs/stopping.md
+DEFAULT_ALPHA = 0.5  # chosen on one half of the public curves, reported on the other: docs/stopping.md
 BLUR_AT = 0.25
 MAX_OWN, MAX_EARLIER = 256, 256  # runs kept; a snapshot stays under 0.4 MB of JSON
 

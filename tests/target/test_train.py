@@ -180,6 +180,16 @@ def test_submitted_weights_fit_a_fresh_model_exactly(env: FakeRun) -> None:
         assert torch.equal(fresh(tokens), env.model(tokens))
 
 
+def test_the_loss_compiles_as_one_graph(env: FakeRun) -> None:
+    """What torch.compile does on a GPU, as far as it goes without a compiler: no graph break, no recompilation."""
+    names = run(toy(SEED))
+    model, (inputs, targets) = names["build_model"](), env.dummy_batch(3)
+    compiled = torch.compile(names["loss_of"], backend="eager", fullgraph=True)
+    with names["mixed_precision"](), torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(2):
+            assert torch.equal(compiled(model, inputs, targets), names["loss_of"](model, inputs, targets))
+
+
 def test_orthogonalize_brings_singular_values_near_one(env: FakeRun) -> None:
     names = run(toy(SEED))
     for shape in ((3, 24, 96), (2, 96, 24)):

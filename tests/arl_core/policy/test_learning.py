@@ -48,6 +48,7 @@ def test_the_first_minibatch_has_ratio_one_and_no_kl(load: Load) -> None:
     assert metrics["approx_kl"] == pytest.approx(0.0, abs=1e-4)
     assert metrics["old_approx_kl"] == pytest.approx(0.0, abs=1e-4)
     assert metrics["ratio_max"] == pytest.approx(1.0, abs=1e-4)
+    assert metrics["sampler_kl"] == pytest.approx(0.0, abs=1e-4)
     assert metrics["clipfrac"] == 0.0
     assert metrics["kl_ref"] == pytest.approx(0.0, abs=1e-6)
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from arl_core.errors import ConfigError
 from arl_core.policy.settings import PolicySettings
+from arl_core.selfeval.snapshot import DEFAULT_ALPHA
 from frozen_env.contract import FrozenEnvError
 from frozen_env.spec import EnvironmentSpec, read_preset
 
@@ -74,10 +75,10 @@ class StoppingSettings(Settings):
 
     rule: Literal["ours", "naive", "none"] = Field("ours", description="which verdict is asked at each check")
     alpha: float = Field(
-        0.03,
+        DEFAULT_ALPHA,
         gt=0,
-        lt=0.5,
-        description="most probability of killing a run that would have become the best, over all its checks",
+        lt=1,
+        description="most probability of stopping a run that would exactly tie the best, over all its checks (docs/stopping.md)",
     )
     history: bool = Field(True, description="calibrate on earlier campaigns of the same frozen environment too")
 

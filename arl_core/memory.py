@@ -37,7 +37,7 @@ from frozen_env.contract import Report
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RECENT = 32  # experiments that a prompt shows: the most recent…
 TOP = 5  # …and the best
 STATES_KEPT = 3  # the last states, so that a torn checkpoint can fall back to the one before
@@ -296,7 +296,8 @@ class Memory:
                         join (select unnest(?::integer[]) as campaign, unnest(?::integer[]) as idx) using (campaign, idx)"""
             for row in db.execute(query, [list(column) for column in zip(*found, strict=True)]).fetchall():
                 found[row[:2]] |= zip(details, row[2:], strict=True)
-        return [_from_row(ids[no], row, self._base(db, no)) for (no, _), row in found.items()]
+        bases = {no: self._base(db, no) for no in {no for no, _ in found}} if details else {}
+        return [_from_row(ids[no], row, bases.get(no, b"")) for (no, _), row in found.items()]
 
     def _number(self, db: Any, campaign_id: str) -> int:
         where, key = ("", []) if campaign_id == "latest" else ("where id = ?", [campaign_id])

@@ -107,7 +107,8 @@ def _compiled(source: str) -> ast.Module:
         tree = parse_quietly(source)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a candidate writes is not ours to be warned of
-            compile(tree, "<edit>", "exec", dont_inherit=True)  # finds what parsing does not: return outside a function…
+            # Finds what parsing does not: return outside a function…
+            compile(tree, "<edit>", "exec", dont_inherit=True)
     except SyntaxError as error:
         where = f" in line {error.lineno}" if error.lineno else ""
         raise EditRejected("syntax", f"does not compile: {one_line(error.msg or str(error))}{where}") from None

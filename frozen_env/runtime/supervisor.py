@@ -234,7 +234,7 @@ def host_environment(spec: EnvironmentSpec) -> dict[str, str]:
         "OMP_NUM_THREADS": str(spec.threads),
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": str(spec.threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "30000",  # threads that spin long make busy cores ten times slower; see docs/log.md
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",

@@ -44,10 +44,10 @@ def write_shard(folder: Path, index: int, texts: list[str | None]) -> None:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> EnvironmentSpec:
-    """Two shards of 500 documents each."""
+    """Two shards of 1500 documents each."""
     folder = tmp_path / "shards"
     for index in range(2):
-        write_shard(folder, index, [sentence(500 * index + n) for n in range(500)])
+        write_shard(folder, index, [sentence(1500 * index + n) for n in range(1500)])
     return EnvironmentSpec(
         name="test",
         corpus="parquet",
@@ -84,7 +84,7 @@ def test_held_out_documents_never_reach_training(spec: EnvironmentSpec, tmp_path
         for name in ("train.npy", "validation.npy")
     ]
     assert len(sides[0] & sides[1]) == 0
-    assert len(sides[0] | sides[1]) == 1000
+    assert len(sides[0] | sides[1]) == 3000
     assert len(sides[1]) > 0
 
 

@@ -4,7 +4,7 @@ Legend: B rows, T positions, D width, H heads, K head size, V token ids.
 """
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import nn
 
 import frozen_env as env

@@ -46,8 +46,8 @@ class PreparedData:
     """Training tokens (memory-mapped), held-out rows of T + 1 tokens, and the number of raw bytes of each token."""
 
     train_tokens: NDArray[np.uint16]
-    held_out_BT1: NDArray[np.uint16]  # noqa: N815  shape suffix
-    token_bytes_V: NDArray[np.int64]  # noqa: N815  shape suffix
+    held_out_BT1: NDArray[np.uint16]
+    token_bytes_V: NDArray[np.int64]
 
 
 # --- where things lie -------------------------------------------------------------------------------------------------

@@ -103,9 +103,7 @@ def test_preparing_twice_in_two_places_gives_the_same_checksums(spec: Environmen
     assert digests(spec, tmp_path / "one") == digests(spec, tmp_path / "two")
 
 
-def test_preparing_again_does_nothing(
-    spec: EnvironmentSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_preparing_again_does_nothing(spec: EnvironmentSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(spec, tmp_path)
     monkeypatch.setattr(data, "_prepare", lambda *_: pytest.fail("prepared again"))
     prepare(spec, tmp_path)
@@ -155,9 +153,7 @@ def test_work_of_other_shards_is_not_resumed(
     assert sum("tokenised shard" in words for words in said) == 3
 
 
-def test_a_full_disk_is_one_clear_error(
-    spec: EnvironmentSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_one_clear_error(spec: EnvironmentSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

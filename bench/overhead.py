@@ -17,7 +17,6 @@ from pathlib import Path
 
 from arl_core.memory import Memory
 from arl_core.records import Experiment
-from flows import surroundings  # noqa: F401  sets Prefect's surroundings; must come before it
 from flows.research import research
 
 NOT_OVERHEAD = ("propose", "update", "checkpoint", "load_policy", "startup", "training", "scoring")

@@ -12,7 +12,6 @@ from typing import Any
 
 from prefect import flow
 
-from flows import surroundings  # noqa: F401  sets Prefect's surroundings; must come before it
 from frozen_env.contract import ManifestError
 from frozen_env.fetch import data_dir
 from frozen_env.runtime.supervisor import Host

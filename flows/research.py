@@ -20,10 +20,10 @@ from arl_core.config import CampaignConfig, load_config, parse_overrides, preset
 from arl_core.outcome import Outcome, settle
 from arl_core.records import Experiment, source_hash, utc_now
 from arl_core.stopping import stopping_snapshot
-from flows import surroundings  # sets Prefect's and MLflow's surroundings; must come before them
 from flows.costs import Costs
 from flows.session import Session, open_session, preflight, resumed_config
 from flows.summary import print_summary
+from flows.surroundings import ROOT
 from frozen_env.contract import Cause, ResearchError, RunResult, Status
 from tasks.commit import commit
 from tasks.patch import Patch, patch
@@ -112,7 +112,7 @@ def run_iteration(session: Session, index: int) -> Experiment:
         policy = session.policy()
     display.phase("proposing")
     with costs.timed("prompt"):
-        prompt = make_prompt(session.memory, campaign, config, incumbent, index, policy.count_tokens, surroundings.ROOT)
+        prompt = make_prompt(session.memory, campaign, config, incumbent, index, policy.count_tokens, ROOT)
     with costs.timed("propose"):
         rollout = propose(policy, prompt.text, incumbent.source, seed_of(config, index))
     with costs.timed("patch"):

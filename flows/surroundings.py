@@ -1,4 +1,4 @@
-"""Environment variables that Prefect and MLflow read at import. Import this before them.
+"""Environment variables that Prefect and MLflow read at import; flows/__init__.py sets them first.
 
 No account, no telemetry, no server to start: unless the user has pointed Prefect somewhere (a variable or a profile),
 its data lie under mlruns/, and a flow starts an ephemeral server of its own.
@@ -24,15 +24,11 @@ def prepare() -> None:
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make busy cores ten times slower (docs/log.md)
     }
-    if (
-        "PREFECT__FLOW_RUN_ID" not in os.environ
-    ):  # not under a worker, whose log wants everything: the display tells it all
+    # Under a worker the log wants everything; anywhere else the display tells it all.
+    if "PREFECT__FLOW_RUN_ID" not in os.environ:
         defaults["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
     has_profile = (Path.home() / ".prefect" / "profiles.toml").exists()
     if "PREFECT_API_URL" not in os.environ and not has_profile:
         defaults["PREFECT_HOME"] = str(ROOT / "mlruns" / "prefect")
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
-
-
-prepare()

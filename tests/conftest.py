@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import surroundings  # noqa: F401  Prefect's surroundings, before anything imports it
+import flows  # noqa: F401  sets Prefect's surroundings before anything imports it
 from frozen_env.contract import DataMissing
 from frozen_env.fetch import data_dir
 from frozen_env.problem.data import prepare

@@ -2,27 +2,36 @@
 
 python -m bench.overhead --iterations 20 --json
 
-Runs a real campaign (Prefect, DuckDB, MLflow, host and sandbox) with a tiny random policy and a one-second budget in a
-temporary folder, and reads the parts from its memory. The first iteration is left out: it loads the policy.
+Runs a real campaign (Prefect, DuckDB, MLflow, host and sandbox) with a tiny random policy and a two-second budget in a
+temporary folder, and reads the parts from its memory. What that policy writes would not run, so each of its edits is
+exchanged for one that moves a constant: every iteration trains, is scored, and has a curve to be kept. The first
+iteration is left out: it loads the policy.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import flows.research
 from arl_core.memory import Memory
+from arl_core.policy.rollout import EditBlock
 from arl_core.records import Experiment
 from flows.research import research
 
 NOT_OVERHEAD = ("propose", "update", "checkpoint", "load_policy", "startup", "training", "scoring")
 SETTINGS = {
     "policy.model": "tiny-random",
-    "environment.budget_s": 1.0,
+    "environment.budget_s": 2.0,
     "environment.check_every_s": 0.2,
     "environment.grace_s": 3.0,
     "target.DEPTH": 1,
@@ -41,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
         memory_path = Path(folder) / "mlruns" / "memory.duckdb"
         settings = SETTINGS | {"memory": str(memory_path), "iterations": options.iterations + 1}
-        found = research("embedded", settings=settings)
+        with running_edits():
+            found = research("embedded", settings=settings)
         experiments = Memory(memory_path, read_only=True).experiments(found["campaign"])
     figures = overhead(experiments[2:])
     for part, seconds in sorted(figures["parts"].items(), key=lambda item: -item[1]):
@@ -50,6 +60,23 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         print(json.dumps(figures))
     return 0
+
+
+@contextmanager
+def running_edits() -> Iterator[None]:
+    """Exchange every proposed edit for one that moves MUON_LR a little; the rollout stays what the policy sampled."""
+    original, number = flows.research.propose, itertools.count(1)
+
+    def propose(policy: Any, prompt: str, source: str, seed: int) -> Any:
+        rollout = original(policy, prompt, source, seed)
+        line = next(line for line in source.splitlines(keepends=True) if line.startswith("MUON_LR = "))
+        return replace(rollout, blocks=(EditBlock(line, f"MUON_LR = {0.01 + next(number) * 1e-5:.5f}\n"),))
+
+    flows.research.propose = propose  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        flows.research.propose = original
 
 
 def overhead(experiments: list[Experiment]) -> dict[str, dict[str, float]]:

@@ -59,7 +59,6 @@ def measure(spec: EnvironmentSpec, source: str, repeats: int) -> dict[str, float
     Raises ResearchError when the target gives no score.
     """
     results: list[RunResult] = []
-    differences: list[float] = []
     short = replace(spec, budget_s=TRAINING_S, grace_s=max(spec.grace_s, 10.0))
     with tempfile.TemporaryDirectory(prefix="scoring-") as folder, Host(short, data_dir()) as host:
         for seed in range(repeats):
@@ -69,9 +68,14 @@ def measure(spec: EnvironmentSpec, source: str, repeats: int) -> dict[str, float
             if result.score is None:
                 raise ResearchError(f"the target gave no score: {result.reason}")
             results.append(result)
+        # After all runs: threads of this process must not disturb the host's.
+        host.close()
+        scores = [result.score for result in results if result.score is not None]
+        differences = []
+        for seed, score in enumerate(scores):
+            place = Path(folder) / str(seed)
             plain = evaluate(short, place / "candidate" / "train.py", place / "submission" / client.SUBMISSION)
-            differences.append(abs(plain - result.score.value))
-    scores = [result.score for result in results if result.score is not None]
+            differences.append(abs(plain - score.value))
     seconds = statistics.median(score.seconds for score in scores)
     return {
         "seconds": seconds,

@@ -63,12 +63,14 @@ def load(path: Path) -> list[Run]:
         run += [(time_s, loss, held) for loss, held in ((train_loss, False), (val_loss, True)) if loss is not None]
     runs = []
     for (group, _), run in points.items():
-        point_N3 = np.array(run, dtype=np.float64)
+        point_N3 = np.array(run, dtype=np.float64).reshape(-1, 3)
         time_s_N, held_out_N = point_N3[:, 0], point_N3[:, 2] > 0
+        if not held_out_N.any():
+            continue  # never measured: nothing to replay against
         curve = Curve.from_points(time_s_N / time_s_N.max(), point_N3[:, 1], held_out_N)
         runs.append(_run(group, curve, float(point_N3[held_out_N, 1][-1])))
     if not runs:
-        raise ValueError(f"no run in {path}")
+        raise ValueError(f"no run with a held-out loss in {path}")
     return runs
 
 
@@ -300,7 +302,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--order", choices=("random", "improving"), default="random")
     parser.add_argument("--episodes", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--alpha", type=float, default=DEFAULT_ALPHA, help="promised false-kill rate of `ours`")
+    parser.add_argument(
+        "--alpha", type=float, default=DEFAULT_ALPHA, help="of `ours`: how often a run that ties may be stopped"
+    )
     parser.add_argument("--alphas", default=",".join(map(str, ALPHAS)), help="the frontier")
     parser.add_argument("--split", type=int, default=0, help="cross-validate on so many random halvings by group")
     parser.add_argument("--cross-history", action="store_true", help="with --split: the other half is the history")

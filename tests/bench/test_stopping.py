@@ -91,3 +91,26 @@ def test_a_file_without_enough_runs_is_refused_by_name(tmp_path: Path) -> None:
     runs = stopping.load(write_curves(tmp_path / "few.parquet", groups=1))
     with pytest.raises(ValueError, match="3"):
         stopping.draw(runs, "random", 1, 0)
+
+
+def test_a_campaigns_memory_can_be_replayed(tmp_path: Path) -> None:
+    from arl_core.memory import Memory
+    from arl_core.records import Campaign, Experiment, State
+    from frozen_env.contract import Status
+    from tests.arl_core.selfeval.campaigns import SCALE, reports
+
+    path = tmp_path / "memory.duckdb"
+    memory = Memory(path)
+    memory.create_campaign(Campaign("c1", "embedded", {}, "digest", 0, "2026-11-23T00:00:00+00:00", "text"))
+    for index in range(7):
+        final = 2.1 - 0.01 * index
+        status = Status.STOPPED_EARLY if index == 5 else Status.KEPT
+        value = None if index == 5 else SCALE * final
+        run = Experiment("c1", index, status, value=value, reports=reports(final, n=40, seed=index))
+        memory.commit_iteration(run, State(index=index))
+    memory.close()
+    runs = stopping.load(path)
+    assert len(runs) == 6  # a stopped run has no final
+    assert {run.group for run in runs} == {"c1"}
+    assert [run.final for run in runs] == pytest.approx([2.1, 2.09, 2.08, 2.07, 2.06, 2.04], rel=0.02)
+    assert stopping.main(["--curves", str(path), "--episodes", "2", "--alphas", ""])["rules"]["none"]["throughput"] == 1

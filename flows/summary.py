@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from flows.surroundings import ROOT
 from frozen_env.contract import Status
 
 SHOWN_ROWS = 40
-UI_COMMAND = "mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db   (or: make ui)"
 
 
 def print_summary(memory: Memory, campaign_id: str, folder: Path, console: Console | None = None) -> dict[str, Any]:
@@ -39,7 +39,8 @@ def print_summary(memory: Memory, campaign_id: str, folder: Path, console: Conso
         console.print(Text(cumulative_diff(experiments, best) or "the untouched target is still the best"))
     plot = plot_best_so_far(experiments, folder / "best_so_far.png")
     console.print(f"plot:       {_short(plot)}", highlight=False)
-    console.print(f"MLflow UI:  {UI_COMMAND}", highlight=False)
+    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_short(folder.parent.parent / 'mlflow.db')}"
+    console.print(f"MLflow UI:  mlflow ui --backend-store-uri {store}   (or: make ui)", highlight=False)
     console.print(f"resume:     python -m flows.research --resume {campaign_id} --iterations N", highlight=False)
     return {
         "campaign": campaign_id,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import os
 import re
 import sys
@@ -188,7 +187,7 @@ def train(
             output_dir=scratch,
             num_train_epochs=options.epochs,
             per_device_train_batch_size=1,
-            gradient_accumulation_steps=2,
+            gradient_accumulation_steps=1,
             learning_rate=options.learning_rate,
             lr_scheduler_type="cosine",
             warmup_steps=5,
@@ -208,9 +207,9 @@ def train(
         trainer = LessonTrainer(
             model=base,
             args=arguments,
-            train_dataset=Dataset.from_list([{"lesson": json.dumps(dataclasses.asdict(one))} for one in lessons]),
+            train_dataset=Dataset.from_list([{"lesson": i} for i in range(len(lessons))]),
             processing_class=tokenizer,
-            data_collator=lambda rows: collate([json.loads(row["lesson"]) for row in rows]),
+            data_collator=lambda rows: collate(lessons[rows[0]["lesson"]], base.config.vocab_size),
             peft_config=LoraConfig(
                 r=options.rank, lora_alpha=2 * options.rank, target_modules=list(TARGETS), task_type="CAUSAL_LM"
             ),

@@ -27,9 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arl_core.errors import PolicyError
+from arl_core.policy.names import names_at
 from arl_core.policy.python_lines import HEADERS, INDENT, replace_grammar
 from arl_core.policy.rollout import EditBlock
-from arl_core.policy.searchable import Run, searchable_runs
+from arl_core.policy.searchable import Run, comments_of, searchable_runs
 from arl_core.policy.settings import PolicySettings
 
 OPEN, MIDDLE, CLOSE = "<<<<<<< SEARCH\n", "=======", ">>>>>>> REPLACE"
@@ -224,10 +225,12 @@ class EditDecoder:
         else:
             lines = self.source.splitlines(keepends=True)
             without = "".join(lines[: run.first]) + "".join(lines[run.first + run.text.count("\n") :])
+            last = run.first + run.text.count("\n") - 1
             grammar = replace_grammar(
-                self.source,
+                names_at(self.source, run.first, last),
                 run.depth,
                 run.header,
+                comments=comments_of(run.text),
                 in_function=run.in_function,
                 in_loop=run.in_loop,
                 empty=not run.header and _compiles(without),

@@ -2,17 +2,15 @@
 
 llguidance decodes under a context-free grammar at a few hundredths of a millisecond per token, so REPLACE need not be
 free characters: it is a run of whole statements at the indentation of the lines that it replaces. One statement per
-line, no brackets left open, known names where a value is read. Syntax of the Lark dialect: llguidance docs/syntax.md.
+line, no brackets left open, known names where a value is read (names.py). Syntax of the Lark dialect: llguidance docs/syntax.md.
 """
 
 from __future__ import annotations
 
-import builtins
-import functools
-import io
 import json
-import keyword
-import tokenize
+from collections.abc import Iterable, Sequence
+
+from arl_core.policy.names import Names
 
 INDENT = 4
 NESTED_LINES = 4  # statements in a block that REPLACE itself opens
@@ -31,7 +29,7 @@ sum: factor (BINARY factor)*
 factor: SIGN? power
 power: primary (POWER factor)?
 primary: atom trailer*
-atom: LOAD | NUMBER | STRING | FSTRING | CONSTANT | "(" group? ")" | "[" inside? "]" | "{" pairs? "}"
+atom: OWNED | LOAD | NUMBER | STRING | FSTRING | CONSTANT | "(" group? ")" | "[" inside? "]" | "{" pairs? "}"
 group: expr (", " expr)* ","? | expr comprehension
 inside: item (", " item)* ","? | expr comprehension
 item: "*"? expr
@@ -40,14 +38,14 @@ pair: expr ": " expr
 trailer: "." ATTRIBUTE | "(" arguments? ")" | "[" index (", " index)* ","? "]"
 arguments: positional (", " keyword)* | keyword (", " keyword)* | expr comprehension
 positional: item (", " item)*
-keyword: NEW "=" expr | "**" primary
+keyword: KEYWORD "=" expr | "**" primary
 comprehension: " for " names " in " disjunction (" if " disjunction)?
 index: expr | expr? SLICE expr? (SLICE expr?)?
 names: NEW (", " NEW)*
 params: param (", " param)*
 param: "*"? NEW (": " primary)? ("=" expr)?
 target: place (", " place)*
-place: NEW | LOAD trailer* ("." NEW | "[" index (", " index)* "]")
+place: NEW | OWNED | (OWNED | LOAD) trailer* ("." ATTRIBUTE | "[" index (", " index)* "]")
 BOOL: " and " | " or "
 COMPARE: " < " | " > " | " <= " | " >= " | " == " | " != " | " is not " | " is " | " not in " | " in "
 BINARY: / ?(\+|-|\*|\/|\/\/|%|@) ?/
@@ -59,7 +57,6 @@ CONSTANT: "True" | "False" | "None"
 NUMBER: /(0|[1-9][0-9]{0,8}(_[0-9]{3}){0,3})(\.[0-9]{1,8})?(e-?[1-9][0-9]?)?/
 STRING: /"[ !#-\[\]-~]{0,80}"/ | /'[ -&(-\[\]-~]{0,80}'/
 FSTRING: /f"([ !#-\[\]-z|~]{0,40}\{[a-z_][a-z_.]{0,20}(:[.,0-9a-z]{1,5})?\}){1,3}[ !#-\[\]-z|~]{0,40}"/
-END: /(  # [ -~]{0,100})?\n/
 """
 
 SIMPLE = r"""
@@ -78,51 +75,34 @@ HEADERS = {
     "class": '"class " NEW ("(" primary (", " primary)* ")")?',
 }
 
-ALWAYS_KNOWN = {n for n in dir(builtins) if not n.startswith("_") and not n[0].isupper()} | {"self", "torch"}
-# Names that REPLACE may introduce and read again in the same block; others become known to the next block.
-NEW_LOCALS = {"h_BTD", "x0_BTD", "y_BTD", "gate", "gain", "ramp", "z", "h", "i", "n", "index", "layer", "share"}
-FORBIDDEN = {"eval", "exec", "compile", "open", "input", "breakpoint", "exit", "quit", "help", "copyright", "credits"}
 
-
-def identifiers(source: str) -> set[str]:
-    """Return every identifier of a source, keywords left out; the empty set when it cannot be tokenized."""
-    try:
-        tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
-    except (tokenize.TokenError, SyntaxError):
-        return set()
-    return {t.string for t in tokens if t.type == tokenize.NAME and not keyword.iskeyword(t.string)}
-
-
-@functools.cache
-def library_attributes() -> frozenset[str]:
-    """Return the public names under torch, torch.nn, torch.nn.functional, Tensor and math: what may follow a dot."""
-    import math
-
-    import torch
-
-    places = (torch, torch.nn, torch.nn.functional, torch.nn.init, torch.optim, torch.Tensor, torch.nn.Module(), math)
-    public = {name for place in places for name in dir(place) if not name.startswith("_") and name.isascii()}
-    return frozenset(n for n in public if not keyword.iskeyword(n) and not n.startswith(("sym_", "quantize", "fbgemm")))
-
-
-def _alternatives(names: set[str] | frozenset[str]) -> str:
+def _alternatives(names: Iterable[str]) -> str:
     return " | ".join(json.dumps(n) for n in sorted(names))
 
 
 def replace_grammar(
-    source: str, depth: int, header: str, *, in_function: bool, in_loop: bool, empty: bool, lines: int
+    names: Names,
+    depth: int,
+    header: str,
+    *,
+    comments: Sequence[str] = (),
+    in_function: bool,
+    in_loop: bool,
+    empty: bool,
+    lines: int,
 ) -> str:
     """Return the Lark grammar of REPLACE and its closing marker, from the newline after `=======` on.
 
     depth is the indentation in levels; header is the keyword of the block header that must end the text, or "" when the
-    text must be whole statements; empty allows a deletion; lines bounds the statements at the outer level.
+    text must be whole statements; comments are those that a line may end in (those of the lines replaced); empty allows a
+    deletion; lines bounds the statements at the outer level.
     """
     flow = ['"return" (" " exprs)?'] if in_function else []
     flow += ['"break"', '"continue"'] if in_loop else []
     simple = SIMPLE + "".join(f"      | {rule}\n" for rule in flow)
-    known = (identifiers(source) | ALWAYS_KNOWN | NEW_LOCALS) - FORBIDDEN
-    rules = [f'IND{k}: "{" " * INDENT * k}"' if k else "" for k in range(depth, depth + DEEPEST + 1)]
-    for k in range(depth, depth + DEEPEST + 1):
+    depths = range(depth, depth + DEEPEST + 1)
+    rules = [f'IND{k}: "{" " * INDENT * k}"' for k in depths if k]
+    for k in depths:
         indent = f"IND{k} " if k else ""
         options = [f"{indent}simple END"]
         if k < depth + DEEPEST:
@@ -133,9 +113,10 @@ def replace_grammar(
         rules.append(f"stmt{k}: " + "\n      | ".join(options))
     most = min(lines, HEADER_LINES) if header else lines
     outer = f"stmt{depth}{{{0 if empty or header else 1},{most}}}"
-    indent = f"IND{depth} " if depth else ""
-    last = f'{indent}{HEADERS[header]} ":" END' if header else ""
-    new = "NEW: /[A-Za-z_][A-Za-z0-9_]{0,24}/ & ~KEYWORD"
+    last = f'{f"IND{depth} " if depth else ""}{HEADERS[header]} ":" END' if header else ""
+    # A new name is a short list: a small model would invent others, and could not read them again. Capitals may be new.
+    new = f"NEW: {_alternatives(names.new)}" + ("" if in_function else " | /[A-Z][A-Z_]{2,20}/")
+    owned = [f"{json.dumps(owner + '.')} ({_alternatives(offers)})" for owner, offers in names.owned]
     return "\n".join(
         [
             f'start: "\\n" {outer} {last} ">>>>>>> REPLACE"',
@@ -143,8 +124,10 @@ def replace_grammar(
             simple,
             EXPRESSIONS,
             new,
-            f"KEYWORD: {_alternatives(set(keyword.kwlist))}",
-            f"LOAD: {_alternatives(known)}",
-            f"ATTRIBUTE: {_alternatives(identifiers(source) | library_attributes())}",
+            f"OWNED: {' | '.join(owned) or json.dumps('self')}",
+            f"KEYWORD: {_alternatives(names.keywords)}",
+            f"LOAD: {_alternatives(names.plain)}",
+            f"ATTRIBUTE: {_alternatives(names.attributes)}",
+            f'END: ({_alternatives(f"  {comment}" for comment in comments)})? "\\n"' if comments else 'END: "\\n"',
         ]
     )

@@ -8,6 +8,7 @@ neither start nor end blank, hold more than documentation, and either close at t
 from __future__ import annotations
 
 import io
+import textwrap
 import tokenize
 from dataclasses import dataclass
 
@@ -127,3 +128,14 @@ def _occurrences(source: str, text: str) -> int:
         count += 1
         start = source.find(text, start + 1)
     return count
+
+
+def comments_of(text: str) -> tuple[str, ...]:
+    """Return the comments at the ends of these lines, `#` included, printable ASCII only; () when they cannot be tokenized."""
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(textwrap.dedent(text)).readline))
+    except (tokenize.TokenError, SyntaxError):
+        return ()
+    return tuple(
+        t.string for t in tokens if t.type == tokenize.COMMENT and t.string.isascii() and t.string.isprintable()
+    )

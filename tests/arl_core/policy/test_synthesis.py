@@ -16,7 +16,7 @@ from arl_core.policy.levers import LEVERS, OPTIONS
 from arl_core.policy.policy import Policy
 from arl_core.policy.settings import PolicySettings
 from arl_core.policy.synthesis import apply, completion, draw_edit, move, synthesise
-from arl_core.policy.teaching import IGNORED, collate, encode_edit, lesson_loss
+from arl_core.policy.teaching import IGNORED, Lesson, collate, encode_edit, lesson_loss
 from tests.arl_core.policy.conftest import tiny
 
 TARGET = (Path(__file__).resolve().parents[3] / "target" / "train.py").read_text(encoding="utf-8")
@@ -125,11 +125,11 @@ def test_forced_tokens_carry_no_label_and_the_loss_is_finite(policy: Policy) -> 
     blocks = (("DEPTH = 12  # transformer blocks", "DEPTH = 14  # transformer blocks"),)
     taught = encode_edit(TARGET, blocks, policy.tokenizer, policy.vocabulary, policy.settings)
     assert taught is not None
-    ids, labels = taught
-    assert ids[-1] == policy.vocabulary.end_id
+    labels = taught.labels
+    assert taught.ids[-1] == policy.vocabulary.end_id
     assert labels[0] == IGNORED
     assert 0 < sum(label != IGNORED for label in labels) < len(labels)
-    batch = collate([{"prompt": [5, 6, 7], "edits": [taught, taught]}])
+    batch = collate(Lesson([5, 6, 7], [taught, taught]), policy.network.vocab_size)
     loss = lesson_loss(policy.network.peft, batch)
     assert loss.isfinite()
     assert loss.requires_grad

@@ -86,6 +86,7 @@ class Vocabulary:
 
 @functools.lru_cache(maxsize=8)
 def _runs(source: str, max_lines: int) -> tuple[Run, ...]:
+    ast.parse(source)  # raises SyntaxError: names.py needs the tree
     return tuple(searchable_runs(source, max_lines))
 
 
@@ -206,7 +207,7 @@ class EditDecoder:
         if room:
             try:
                 self._candidates = _runs(self.source, self.settings.max_search_lines)
-            except SyntaxError as error:
+            except (SyntaxError, ValueError) as error:
                 if first:
                     raise PolicyError(f"the source to edit is not Python: {error}") from error
         if first and not self._candidates:

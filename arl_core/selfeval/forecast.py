@@ -37,11 +37,9 @@ _RATE, _RATE_SD = 0.03, 0.03  # prior: loss still to drop per unit of learning r
 _PATIENCE = 1.5  # a check at fraction f asks for 1 + 1.5·f times the evidence: late errors cost more than they save
 _SCALE, _SCALE_EARLY = 0.012, 0.05  # prior residual scale of a level, relative: late, and added at the start
 _TIE_SLOPE, _TIE_SLOPE_SD = 0.6, 0.25  # prior: a run that ends 1 % lower stands so much lower now
-_USUAL_SHARE = (
-    0.25  # of completed runs that improve; a campaign that improves more often is judged with a smaller alpha
-)
+_USUAL_SHARE = 0.25  # of completed runs that improve; more often, and a campaign is judged with a smaller alpha
 _DOF0 = 10.0  # the prior on the residual scale is worth so many runs
-_PRIOR_PATHS = 3.0  # the prior on the smallest p of a whole run is worth so many runs
+_PRIOR_PATHS = 3.0  # the prior on the worst deviation of a whole run is worth so many runs
 _EFFECTIVE_LOOKS = 8.0  # without draws, a run's checks are taken for this many independent ones: cautious while few
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from arl_core.selfeval.curve import GRID, Curve, levels_and_errors
 from frozen_env.contract import Direction, is_better
 
-DEFAULT_ALPHA = 0.5  # chosen on one half of the public curves, reported on the other: docs/stopping.md
-BLUR_AT = 0.25
+DEFAULT_ALPHA = 0.5  # how often a run that exactly ties may be stopped; how it was chosen: docs/stopping.md
+BLUR_AT = 0.25  # the elapsed fraction at which the noise of a level is kept
 MAX_OWN, MAX_EARLIER = 256, 256  # runs kept; a snapshot stays under 0.4 MB of JSON
 
 
@@ -50,7 +50,7 @@ class Snapshot:
 
     completed: whole runs in the order of their time (oldest first), own campaign and earlier ones. incumbent: the best
     final so far, None before the first. loss_scale turns nats/token into the metric's units (bits-per-byte:
-    1/(ln 2 · bytes per token)); None has it learned from completed runs. alpha: the promised false-kill rate.
+    1/(ln 2 · bytes per token)); None has it learned from completed runs. alpha: how often a run that exactly ties may be stopped.
     checks: the elapsed fractions at which the supervisor plans to ask.
     """
 

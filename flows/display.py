@@ -13,7 +13,6 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -172,7 +171,8 @@ class LiveDisplay:
         )
         counts = "  ".join(f"{status.value} {count}" for status, count in self._counts.items())
         head = Text(f"best {best}   {counts}")
-        bar = ProgressBar(total=1.0, completed=self._fraction, width=SPARK_WIDTH)
+        filled = round(self._fraction * SPARK_WIDTH)
+        bar = Text("━" * filled + "╌" * (SPARK_WIDTH - filled))
         since_s = time.monotonic() - self._phase_since_s
         left_s = (1.0 - self._fraction) * self._config.environment.budget_s
         timing = f"{left_s:.0f} s left" if self._phase == "training" else f"{since_s:.0f} s"

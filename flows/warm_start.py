@@ -46,6 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")
     parser.add_argument("--preset", default="embedded", help="whose constants the target gets (default: embedded)")
     parser.add_argument("--model", default="embedded", help="policy.model (default: embedded)")
+    parser.add_argument("--source", type=Path, help="the file to edit (default: the preset's target)")
+    parser.add_argument("--agenda", type=Path, default=ROOT / "target" / "AGENDA.md", help="the agenda of the prompts")
+    parser.add_argument("--blocks", type=int, default=2, help="most SEARCH/REPLACE blocks of one edit")
     parser.add_argument("--states", type=int, default=120, help="states of the file, one prompt each")
     parser.add_argument("--edits", type=int, default=8, help="edits taught under each prompt")
     parser.add_argument("--epochs", type=int, default=2)
@@ -69,8 +72,12 @@ def teach(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     import torch
 
     torch.set_num_threads(options.threads)
-    settings = PolicySettings(model=options.model, adapter="none", threads=options.threads)
+    settings = PolicySettings(
+        model=options.model, adapter="none", threads=options.threads, max_blocks=options.blocks, max_new_tokens=256
+    )
     spec, source = start_state(options.preset)
+    if options.source is not None:
+        source = options.source.read_text(encoding="utf-8")
     from arl_core.policy.weights import load_base
 
     base, tokenizer = load_base(settings, data_dir(), say)
@@ -79,10 +86,10 @@ def teach(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     def count_tokens(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    agenda = (ROOT / "target" / "AGENDA.md").read_text(encoding="utf-8")
+    agenda = options.agenda.read_text(encoding="utf-8")
     began_s = time.monotonic()
     examples = synthesise(
-        source, options.states, options.edits, agenda, count_tokens, options.prompt_tokens, options.seed
+        source, options.states, options.edits, agenda, count_tokens, options.prompt_tokens, options.seed, options.blocks
     )
     drawn = sum(len(one.edits) for one in examples)
     say(f"{drawn} edits in {len(examples)} states, {time.monotonic() - began_s:.0f} s")

@@ -47,6 +47,10 @@ class PolicySettings(BaseModel):
     temperature: float = Field(1.0, gt=0, le=2, description="sampling temperature; PPO learns what it gives")
     top_p: float = Field(1.0, ge=1, le=1, description="nucleus sampling is off: PPO needs the true distribution")
 
+    choices: int = Field(
+        1, ge=1, le=64, description="edits sampled for each experiment; the critic says which one is run (1: no critic)"
+    )
+
     batch_edits: int = Field(4, ge=1, le=256, description="experiments per update, rejected ones included")
     reuse_edits: int = Field(0, ge=0, le=256, description="recent edits that join each update, ratios kept")
     reuse_kl: float = Field(0.05, gt=0, description="a reused edit further off than this, nats per token, rests")

@@ -9,6 +9,7 @@ sizes, steps for counts, additive moves for shares.
 from __future__ import annotations
 
 import ast
+import json
 import random
 import re
 from collections.abc import Sequence
@@ -23,9 +24,11 @@ from frozen_env.contract import Status
 Blocks = tuple[tuple[str, str], ...]
 
 LEFT_ALONE = {"REPORT_EVERY"}
-FACTORS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4, 1.6, 2.0, 2.5)
-INT_FACTORS = (0.5, 0.75, 1.25, 1.5, 2.0)
-LEVER_SHARE, TWO_SHARE = 0.5, 0.15  # structural edits; edits that pull two levers. The rest moves one constant.
+FACTORS = (0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 1.1, 1.15, 1.25, 1.35, 1.5, 1.7, 2.0, 2.5)
+INT_FACTORS = (0.75, 0.85, 0.9, 0.95, 1.05, 1.1, 1.2, 1.3)
+SHARE_STEPS = (-0.2, -0.1, -0.05, -0.02, 0.02, 0.05, 0.1, 0.2)
+SHARES = re.compile(r"^(WARMUP|WARMDOWN|FINAL_LR)$|_(RATIO|FRAC|SHARE)$")  # constants that lie in 0..1
+LEVER_SHARE, MORE_SHARE = 0.5, 0.35  # structural edits; of the others, edits that pull a second lever (and a third)
 STATUSES = (Status.KEPT, Status.DISCARDED, Status.DISCARDED, Status.STOPPED_EARLY, Status.CRASHED, Status.REJECTED)
 
 
@@ -57,16 +60,26 @@ def apply(source: str, blocks: Blocks) -> str | None:
 
 
 def synthesise(
-    source: str, states: int, edits: int, agenda: str, count_tokens: CountTokens, prompt_tokens: int, seed: int
+    source: str,
+    states: int,
+    edits: int,
+    agenda: str,
+    count_tokens: CountTokens,
+    prompt_tokens: int,
+    seed: int,
+    most_blocks: int = 2,
 ) -> list[Example]:
-    """Return `states` examples with up to `edits` different edits each. The same arguments give the same examples."""
+    """Return `states` examples with up to `edits` different edits each, of up to `most_blocks` blocks.
+
+    The same arguments give the same examples.
+    """
     rng = random.Random(seed)
     examples = []
     for index in range(states):
-        state, past = _state(source, rng, steps=rng.choice((0, 0, 1, 2, 3, 5)))
+        state, past = _state(source, rng, rng.choice((0, 0, 1, 2, 3, 5)), most_blocks)
         chosen: dict[str, Blocks] = {}
         for _ in range(edits * 4):
-            blocks = draw_edit(state, rng)
+            blocks = draw_edit(state, rng, most_blocks)
             edited = blocks and apply(state, blocks)
             if blocks and edited and len(chosen) < edits:
                 chosen[edited] = blocks
@@ -75,19 +88,23 @@ def synthesise(
     return examples
 
 
-def draw_edit(source: str, rng: random.Random) -> Blocks | None:
-    """Return one edit of the source, or None when the draw does not apply to it."""
-    roll = rng.random()
-    if roll < LEVER_SHARE:
+def draw_edit(source: str, rng: random.Random, most_blocks: int = 2) -> Blocks | None:
+    """Return one edit of the source, of up to most_blocks blocks, or None when the draw does not apply to it."""
+    if any(_fits(source, lever) for lever in LEVERS) and rng.random() < LEVER_SHARE:
         return _pull_lever(source, rng)
-    first = _move_constant(source, rng)
-    if roll > 1 - TWO_SHARE and first is not None:
-        edited = apply(source, first)
-        draw = _pull_lever if rng.random() < 0.5 else _move_constant
-        second = draw(edited, rng) if edited else None
-        if second is not None and len(second) == 1 and second[0][0] != first[0][1]:
-            return (*first, *second)
-    return first
+    blocks = _move_constant(source, rng)
+    while blocks is not None and len(blocks) < most_blocks and rng.random() < MORE_SHARE:
+        edited = apply(source, blocks)
+        draw = _pull_lever if rng.random() < 0.3 else _move_constant
+        more = draw(edited, rng) if edited else None
+        if more is None or len(more) != 1 or more[0][0] in {replace for _, replace in blocks}:
+            break
+        blocks = (*blocks, *more)
+    return blocks
+
+
+def _fits(source: str, lever: Lever) -> bool:
+    return lever.blocks[0][0] in source
 
 
 def _pull_lever(source: str, rng: random.Random) -> Blocks | None:
@@ -122,13 +139,19 @@ def move(name: str, value: object, constants: dict[str, object], rng: random.Ran
     """Return a constant's new value as text, on its natural scale and in a sane range; None for what has none."""
     if isinstance(value, bool):
         return str(not value)
-    if name == "HEAD_DIM":
+    if isinstance(value, str):
+        letters = sorted(set(value))  # a pattern such as "SSSL": the same letters in another order or number
+        pattern = "".join(rng.choice(letters) for _ in value)
+        return json.dumps(pattern) if pattern != value else None
+    if name == "HEAD_DIM" and "WIDTH" in constants:
         sizes = [s for s in (16, 32, 64, 128) if s != value and int(str(constants.get("WIDTH", 0))) % s == 0]
         return str(rng.choice(sizes)) if sizes else None
     if name == "WIDTH":
         step = int(str(constants.get("HEAD_DIM", 64)))
         moved = int(str(value)) + step * rng.choice((-2, -1, 1, 2))
         return str(moved) if 64 <= moved <= 2048 else None
+    if isinstance(value, int) and name.endswith(("_SIZE", "_DIM")):
+        return str(rng.choice((value // 2, value * 2))) if value > 1 else "2"
     if isinstance(value, int):
         steps = [value + s for s in (-2, -1, 1, 2)] if value < 16 else [round(value * f) for f in INT_FACTORS]
         sane = [s for s in steps if 1 <= s <= 4096 and s != value]
@@ -139,10 +162,8 @@ def move(name: str, value: object, constants: dict[str, object], rng: random.Ran
         return None
     if name == "MUON_MOMENTUM":
         return _short(rng.choice((0.85, 0.9, 0.92, 0.93, 0.96, 0.97, 0.98)))
-    if name in ("WARMUP", "WARMDOWN", "FINAL_LR"):
-        return _short(
-            min(1.0, max(0.0, round(value + rng.choice((-0.2, -0.1, -0.05, 0.02, 0.05, 0.1, 0.2)), 3))) or 0.001
-        )
+    if SHARES.search(name):
+        return _short(min(1.0, max(0.0, round(value + rng.choice(SHARE_STEPS), 3))))
     return _short(value * rng.choice(FACTORS)) if value else _short(rng.choice((0.001, 0.01, 0.03, 0.1)))
 
 
@@ -152,11 +173,11 @@ def _short(value: float) -> str:
     return f"{rounded:.1e}".replace("e-0", "e-") if rounded and abs(rounded) < 1e-3 else str(rounded)
 
 
-def _state(source: str, rng: random.Random, steps: int) -> tuple[str, list[tuple[Status, str]]]:
+def _state(source: str, rng: random.Random, steps: int, most_blocks: int) -> tuple[str, list[tuple[Status, str]]]:
     """Return a state of the file some edits later, and what was tried on the way: (status, summary), oldest first."""
     past: list[tuple[Status, str]] = []
     for _ in range(steps + rng.choice((0, 1, 4, 10, 20, 30))):
-        blocks = draw_edit(source, rng)
+        blocks = draw_edit(source, rng, most_blocks)
         edited = apply(source, blocks) if blocks else None
         if not edited:
             continue
@@ -177,18 +198,18 @@ def _prompt(
     rng: random.Random,
     index: int,
 ) -> str:
-    best_value = rng.uniform(0.9, 2.2)
+    best_value, scale = rng.uniform(0.9, 2.2), 10 ** rng.uniform(-3.0, -1.5)  # of one gain, in the metric's units
     best = PastExperiment(0, Status.KEPT, "the target as it is", best_value)
     told: list[PastExperiment] = []
-    value = best_value + 0.03 * sum(status is Status.KEPT for status, _ in past)
+    value = best_value + scale * sum(status is Status.KEPT for status, _ in past)
     for number, (status, summary) in enumerate(past, start=1):
         measured: float | None = None
         if status is Status.KEPT:
-            value -= 0.03 * rng.random()
+            value -= scale * rng.random()
             measured = value
         elif status is Status.DISCARDED:
-            measured = value + 0.1 * rng.random() ** 2
-        estimate = value + 0.1 + 0.3 * rng.random() if status is Status.STOPPED_EARLY else None
+            measured = value + 3 * scale * rng.random() ** 2
+        estimate = value + scale * (3 + 10 * rng.random()) if status is Status.STOPPED_EARLY else None
         reason = "" if measured or estimate else rng.choice(("NaN loss", "out of memory", "shape mismatch"))
         told.append(PastExperiment(number, status, summary, measured, estimate, reason))
         if status is Status.KEPT:

@@ -1,0 +1,208 @@
+"""Command line of the replay bench: runs what is missing, appends it to the results, prints the table.
+
+python -m bench.replay --trials TRIALS.parquet --arms random,local,tpe,cmaes,greedy,rl --seeds 5 --hours 24 --json
+  -> {"arms": {ARM: {"best_8h": [per seed], "best_24h": [per seed], "experiments": [...]}}, "paired": {...}, "surrogate": {...}}
+
+best_Xh is val_bpb without noise of the incumbent, which was chosen under noise. Numeric arms take seconds a seed, the
+language-model arms (greedy, rl) tens of minutes on two cores; both resume: a finished arm and seed is read from --results, an
+unfinished one goes on from its memory in --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve each other when cores are shared
+
+import numpy as np
+
+from arl_core.config import parse_overrides
+from arl_core.edit import read_constants
+from arl_core.records import Experiment
+from bench.replay.arms import NUMERIC
+from bench.replay.surrogate import Surrogate
+from frozen_env.contract import ResearchError, Status
+
+ROOT = Path(__file__).resolve().parents[2]
+LANGUAGE = ("greedy", "rl")
+MARKS_H = (8, 24, 168)
+Trace = list[tuple[float, float]]  # (hours, true val_bpb of the incumbent), one entry per new incumbent
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        result = bench(options)
+    except (ResearchError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(result) if options.json else table(result))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.replay", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--trials", type=Path, required=True, help="parquet file of recorded trials")
+    parser.add_argument("--arms", default="random,local,tpe,cmaes,greedy,rl")
+    parser.add_argument("--seeds", type=int, default=5, help="how many seeds: 0 to N-1, or from --first-seed on")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--hours", type=float, default=24.0, help="simulated GPU hours of each arm and seed")
+    parser.add_argument("--edits-per-round", type=int, default=4, help="proposals from one state (greedy, rl)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (greedy, rl)"
+    )
+    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results" / "replay.json")
+    parser.add_argument("--work", type=Path, default=ROOT / "mlruns" / "replay", help="memories of unfinished arms")
+    parser.add_argument("--plot", type=Path, help="write best-so-far against hours there (PNG)")
+    parser.add_argument("--json", action="store_true", help="print only the result as one JSON object, last")
+    return parser
+
+
+def bench(options: argparse.Namespace) -> dict[str, Any]:
+    """Run what is missing and return everything that was asked for."""
+    arms = options.arms.split(",")
+    unknown = sorted(set(arms) - set(NUMERIC) - set(LANGUAGE))
+    if unknown:
+        raise ValueError(f"unknown arm {unknown[0]!r}; there are: {', '.join([*NUMERIC, *LANGUAGE])}")
+    if not options.trials.is_file():
+        raise ValueError(f"no recorded trials at {options.trials}; name a parquet file with --trials")
+    surrogate = Surrogate(options.trials)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    entries = [entry for seed in seeds for arm in arms for entry in [_entry(arm, seed, surrogate, options)]]
+    if options.plot:
+        from bench.replay.figure import draw
+
+        draw(entries, options.plot)
+    return {
+        "arms": {arm: _columns([entry for entry in entries if entry["arm"] == arm]) for arm in arms},
+        "paired": paired(entries, arms),
+        "surrogate": dataclasses.asdict(surrogate.quality),
+    }
+
+
+def _entry(arm: str, seed: int, surrogate: Surrogate, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the finished result of one arm and seed: from the results file, or by running it."""
+    settings = {"edits_per_round": options.edits_per_round, "set": sorted(options.set)} if arm in LANGUAGE else {}
+    key = {"arm": arm, "seed": seed, "hours": options.hours, "settings": settings}
+    found: list[dict[str, Any]] = json.loads(options.results.read_text()) if options.results.is_file() else []
+    for entry in found:
+        if {name: entry[name] for name in key} == key:
+            return entry
+    trace, counts = (
+        _run_language(arm, seed, surrogate, options) if settings else _run_numeric(arm, seed, surrogate, options)
+    )
+    entry = {**key, **_marks(trace, options.hours), **counts, "trace": trace}
+    # Another process may have appended meanwhile: read again, write beside, rename.
+    found = json.loads(options.results.read_text()) if options.results.is_file() else []
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    partial = options.results.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text("[\n" + ",\n".join(json.dumps(one) for one in [*found, entry]) + "\n]\n")
+    partial.replace(options.results)
+    if not options.json:
+        print(f"{arm} seed {seed}: {entry['experiments']} experiments, best {trace[-1][1]:.4f}", flush=True)
+    return entry
+
+
+def _run_numeric(
+    arm: str, seed: int, surrogate: Surrogate, options: argparse.Namespace
+) -> tuple[Trace, dict[str, int]]:
+    search = NUMERIC[arm](surrogate.space, seed)
+    setting, best_seen, spent_s, index, failed = next(search), float("inf"), 0.0, 0, 0
+    trace: Trace = []
+    while spent_s < options.hours * 3600:
+        answer = surrogate.answer(setting, np.random.default_rng([seed, index]))
+        spent_s, index = spent_s + answer.wall_s, index + 1
+        failed += answer.seen_bpb is None
+        if answer.seen_bpb is not None and answer.true_bpb is not None and answer.seen_bpb < best_seen:
+            best_seen = answer.seen_bpb
+            trace.append((spent_s / 3600, answer.true_bpb))
+        setting = search.send(answer.seen_bpb)
+    return trace, {"experiments": index, "failed": failed}
+
+
+def _run_language(
+    arm: str, seed: int, surrogate: Surrogate, options: argparse.Namespace
+) -> tuple[Trace, dict[str, int]]:
+    from bench.replay.language import LanguageArm
+
+    one = LanguageArm(
+        surrogate=surrogate,
+        folder=options.work / f"{arm}-{seed}",
+        seed=seed,
+        learn=arm == "rl",
+        edits_per_round=options.edits_per_round,
+        overrides=parse_overrides(options.set),
+        say=(lambda _line: None) if options.json else (lambda line: print(f"{arm} seed {seed}: {line}", flush=True)),
+    )
+    experiments = one.run(options.hours)
+    statuses = [experiment.status for experiment in experiments]
+    counts = {status.value: statuses.count(status) for status in set(statuses)}
+    return trace_of(experiments, surrogate), {
+        "experiments": len(experiments),
+        "failed": statuses.count(Status.CRASHED),
+        **counts,
+    }
+
+
+def trace_of(experiments: list[Experiment], surrogate: Surrogate) -> Trace:
+    """Return when each new incumbent came and what it is truly worth."""
+    spent_s, best_seen, trace = 0.0, float("inf"), []
+    for one in experiments:
+        spent_s += one.costs["simulated"]
+        if one.status is Status.KEPT and one.value is not None and one.value < best_seen:
+            best_seen = one.value
+            true_bpb = surrogate.true_value(read_constants(one.source))
+            assert true_bpb is not None, "a kept experiment was answered with a value"
+            trace.append((spent_s / 3600, true_bpb))
+    return trace
+
+
+def _marks(trace: Trace, hours: float) -> dict[str, float | None]:
+    def at(mark_h: float) -> float | None:
+        until = [value for when, value in trace if when <= mark_h + 0.01]
+        return until[-1] if until and mark_h <= hours else None
+
+    return {f"best_{mark}h": at(mark) for mark in MARKS_H if mark <= hours} | {"best": trace[-1][1]}
+
+
+def _columns(entries: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    names = [name for name in entries[0] if name.startswith("best_")]
+    return {name: [entry[name] for entry in entries] for name in [*names, "experiments", "failed", "seed"]}
+
+
+def paired(entries: list[dict[str, Any]], arms: list[str]) -> dict[str, dict[str, Any]]:
+    """Return mean and standard error over seeds of rl minus each other arm at the end; negative: rl is better."""
+    final = {(entry["arm"], entry["seed"]): entry["best"] for entry in entries}
+    result = {}
+    for arm in arms:
+        seeds = [seed for (one, seed) in final if one == arm and ("rl", seed) in final]
+        if arm != "rl" and seeds:
+            gaps = np.array([final["rl", seed] - final[arm, seed] for seed in seeds])
+            error = float(gaps.std(ddof=1) / len(gaps) ** 0.5) if len(gaps) > 1 else None
+            result[f"rl - {arm}"] = {"mean": float(gaps.mean()), "standard_error": error, "seeds": len(gaps)}
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = []
+    for arm, columns in result["arms"].items():
+        figures = [
+            f"{name} {np.mean(values):.4f} ± {np.std(values, ddof=1) if len(values) > 1 else float('nan'):.4f}"
+            for name, values in columns.items()
+            if name.startswith("best_") and None not in values
+        ]
+        lines.append(f"{arm:8} {'  '.join(figures)}  experiments {np.mean(columns['experiments']):.0f}")
+    for name, gap in result["paired"].items():
+        error = "" if gap["standard_error"] is None else f" ± {gap['standard_error']:.4f} (standard error)"
+        lines.append(f"{name}: {gap['mean']:+.4f}{error}, {gap['seeds']} seeds")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

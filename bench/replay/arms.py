@@ -1,0 +1,83 @@
+"""The numeric searches: arms that never read a word. Each yields settings and is told what it saw.
+
+An arm sees noisy values of its own trials only, None where one failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+
+from bench.replay.space import BASELINE, Constant, Setting, Space
+
+Search = Generator[Setting, float | None, None]  # yields a setting, is sent what was seen
+
+
+def random_search(space: Space, seed: int) -> Search:
+    """Fresh draws over the whole ranges."""
+    rng = np.random.default_rng(seed)
+    while True:
+        yield space.draw(rng)
+
+
+def local_search(space: Space, seed: int) -> Search:
+    """Move one to three constants of the incumbent at random and keep what looks better."""
+    rng = np.random.default_rng(seed)
+    best = dict(BASELINE)
+    best_seen = yield best
+    while True:
+        trial = space.neighbour(best, rng)
+        seen = yield trial
+        if seen is not None and (best_seen is None or seen < best_seen):
+            best, best_seen = trial, seen
+
+
+def tpe_search(space: Space, seed: int) -> Search:
+    """Optuna's tree-structured Parzen estimator, the baseline enqueued first."""
+    import optuna
+
+    return _optuna_search(space, optuna.samplers.TPESampler(seed=seed))
+
+
+def cmaes_search(space: Space, seed: int) -> Search:
+    """Optuna's CMA-ES around the baseline; choices become ordered integers, which it needs."""
+    import optuna
+
+    first = {one.name: _encode(one, BASELINE[one.name]) for one in space.constants}
+    return _optuna_search(space, optuna.samplers.CmaEsSampler(x0=first, seed=seed), ordered=True)
+
+
+def _optuna_search(space: Space, sampler: Any, ordered: bool = False) -> Search:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=sampler)
+    first = {one.name: _encode(one, BASELINE[one.name]) if ordered else BASELINE[one.name] for one in space.constants}
+    study.enqueue_trial(first)
+    worst = 0.0
+    while True:
+        trial = study.ask()
+        setting = {one.name: _suggest(trial, one, ordered) for one in space.constants}
+        seen = yield setting
+        worst = max(worst, seen or 0.0)
+        # A failed trial is told as the worst value so far: both samplers would otherwise not learn to avoid it.
+        study.tell(trial, seen if seen is not None else max(worst, 1.0))
+
+
+def _suggest(trial: Any, one: Constant, ordered: bool) -> Any:
+    if one.kind == "choice":
+        if ordered:
+            return one.choices[trial.suggest_int(one.name, 0, len(one.choices) - 1)]
+        return trial.suggest_categorical(one.name, one.choices)
+    if one.kind == "integer":
+        return trial.suggest_int(one.name, int(one.low), int(one.high))
+    return trial.suggest_float(one.name, one.low, one.high, log=one.kind == "log")
+
+
+def _encode(one: Constant, value: Any) -> Any:
+    return one.choices.index(value) if one.kind == "choice" else value
+
+
+NUMERIC = {"random": random_search, "local": local_search, "tpe": tpe_search, "cmaes": cmaes_search}

@@ -1,0 +1,176 @@
+"""The replay bench: an honest judge, arms that see only their own trials, results that resume."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from arl_core.config import load_config
+from arl_core.edit import read_constants, write_constants
+from arl_core.memory import Memory
+from bench.replay.__main__ import main, trace_of
+from bench.replay.arms import NUMERIC
+from bench.replay.language import ROOT, LanguageArm
+from bench.replay.space import BASELINE
+from bench.replay.surrogate import KINDS, Surrogate
+from frozen_env.contract import Cause, Status
+
+TINY = {
+    "policy.model": "tiny-random",
+    "policy.adapter": "none",
+    "policy.device": "cpu",
+    "policy.prompt_tokens": 900,
+    "policy.batch_edits": 2,
+    "policy.threads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Invented trials of three methods: val_bpb falls with MATRIX_LR near 0.02, large models fail."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(360):
+        row = dict(BASELINE)
+        row |= {"DEPTH": int(rng.integers(4, 25)), "ASPECT_RATIO": int(rng.integers(32, 129))}
+        row |= {"MATRIX_LR": float(np.exp(rng.uniform(np.log(0.005), np.log(0.2))))}
+        row |= {"WINDOW_PATTERN": str(rng.choice(["SSSL", "LLLL"])), "HEAD_DIM": int(rng.choice([64, 128, 256]))}
+        row |= {"EMBEDDING_LR": float(rng.uniform(0.1, 2.0)), "WARMUP_RATIO": float(rng.uniform(0, 0.3))}
+        success = row["DEPTH"] * row["ASPECT_RATIO"] < 1600
+        bpb = 0.98 + 0.02 * abs(np.log(row["MATRIX_LR"] / 0.02)) + 0.0005 * rng.normal()
+        extra = {"method": f"m{i % 3}", "seed": 0, "trial": i, "success": success, "wall_s": 300.0 if success else 30.0}
+        rows.append({**row, **extra, "val_bpb": float(bpb) if success else None})
+    path = tmp_path_factory.mktemp("replay") / "trials.parquet"
+    (path.parent / "trials.json").write_text(json.dumps(rows))
+    duckdb.sql(f"copy (from '{path.parent / 'trials.json'}') to '{path}' (format parquet)")
+    return path
+
+
+@pytest.fixture(scope="module")
+def judge(trials: Path) -> Surrogate:
+    return Surrogate(trials)
+
+
+def test_the_target_of_the_replay_starts_at_the_baseline() -> None:
+    source = (ROOT / load_config("replay").source).read_text(encoding="utf-8")
+    assert read_constants(source) == BASELINE
+    assert list(BASELINE) == list(KINDS)
+
+
+def test_the_judge_ranks_what_it_was_not_fitted_on_and_reports_it(judge: Surrogate) -> None:
+    assert judge.quality.groups == 3
+    assert judge.quality.success_auc > 0.95
+    assert judge.quality.bpb_rank_correlation > 0.8
+    good, bad = {**BASELINE, "MATRIX_LR": 0.02}, {**BASELINE, "MATRIX_LR": 0.15}
+    assert judge.true_value(good) < judge.true_value(bad)
+    assert judge.true_value({**BASELINE, "DEPTH": 24, "ASPECT_RATIO": 128}) is None
+
+
+def test_noise_is_added_to_what_an_arm_sees_and_not_to_the_truth(judge: Surrogate) -> None:
+    answers = [judge.answer(BASELINE, np.random.default_rng([0, i])) for i in range(200)]
+    assert {answer.true_bpb for answer in answers} == {judge.true_value(BASELINE)}
+    assert np.std([answer.seen_bpb for answer in answers]) == pytest.approx(0.0005, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"DEPTH": 25}, "DEPTH = 25 is outside the recorded range"),
+        ({"DEPTH": 8.5}, "not a whole number"),
+        ({"DEPTH": True}, "outside"),
+        ({"MATRIX_LR": "fast"}, "outside"),
+        ({"WINDOW_PATTERN": "SLLS"}, "never recorded"),
+        ({"HEAD_DIM": 96}, "never recorded"),
+    ],
+)
+def test_values_outside_the_recorded_ranges_are_refused(judge: Surrogate, change: dict[str, object], words: str) -> None:
+    assert words in judge.space.refuses({**BASELINE, **change})
+    assert judge.space.refuses(BASELINE) == ""
+    assert "no longer a constant" in judge.space.refuses({k: v for k, v in BASELINE.items() if k != "DEPTH"})
+
+
+@pytest.mark.parametrize("arm", NUMERIC)
+def test_numeric_arms_stay_inside_the_ranges_and_repeat_with_their_seed(judge: Surrogate, arm: str) -> None:
+    def walk(seed: int) -> list[dict[str, object]]:
+        search = NUMERIC[arm](judge.space, seed)
+        settings = [next(search)]
+        for i in range(12):
+            settings.append(search.send(None if i % 5 == 0 else 1.0 - 0.001 * i))
+        return settings
+
+    first = walk(3)
+    assert [judge.space.refuses(setting) for setting in first] == [""] * 13
+    assert first == walk(3)
+    assert first != walk(4)
+
+
+def test_local_search_keeps_what_looks_better_and_moves_one_to_three_constants(judge: Surrogate) -> None:
+    search = NUMERIC["local"](judge.space, 0)
+    base = next(search)
+    better = search.send(1.0)
+    assert 1 <= sum(base[name] != better[name] for name in base) <= 3
+    following = search.send(0.9)
+    assert sum(better[name] != following[name] for name in base) <= 3
+    for _ in range(20):  # worse trials and failures: it stays where it is
+        trial = search.send(None)
+        assert sum(better[name] != trial[name] for name in base) <= 3
+
+
+def test_a_language_arm_runs_the_campaigns_own_parts_and_goes_on_where_it_was_killed(
+    judge: Surrogate, tmp_path: Path
+) -> None:
+    """Six simulated hours with a random model, cut in the middle, equal an arm that was never cut."""
+
+    def arm(folder: Path) -> LanguageArm:
+        return LanguageArm(judge, folder, seed=1, learn=True, edits_per_round=2, overrides=TINY)
+
+    whole = arm(tmp_path / "whole").run(0.12)
+    arm(tmp_path / "cut").run(0.09)
+    resumed = arm(tmp_path / "cut").run(0.12)
+    assert [(e.status, e.completion, e.reward) for e in resumed] == [(e.status, e.completion, e.reward) for e in whole]
+    assert len(whole) > 3
+    assert any(e.extra.get("update") for e in whole)
+    assert trace_of(whole, judge)[0][1] == judge.true_value(BASELINE)
+    assert {e.status for e in whole} <= {Status.KEPT, Status.DISCARDED, Status.CRASHED, Status.REJECTED, Status.DUPLICATE}
+
+
+def test_an_edit_without_effect_is_priced_and_one_out_of_range_is_refused(judge: Surrogate, tmp_path: Path) -> None:
+    arm = LanguageArm(judge, tmp_path, seed=0, learn=False, edits_per_round=1, overrides=TINY)
+    source = (ROOT / "bench" / "replay" / "target.py").read_text(encoding="utf-8")
+    void = arm._answer(read_constants(source.replace("answered", "told")), 1)
+    assert void.training_s == judge.trained_wall_s
+    assert void.score is not None
+    out = arm._answer(read_constants(write_constants(source, {"DEPTH": 99})), 2)
+    assert (out.cause, out.score) == (Cause.PROTOCOL, None)
+    assert out.training_s < 60
+
+
+def test_results_are_appended_and_read_again(trials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--trials", str(trials), "--arms", "random,local", "--seeds", "2", "--hours", "8"]
+    command += ["--results", str(tmp_path / "replay.json"), "--json"]
+    assert main(command) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert len(first["arms"]["local"]["best_8h"]) == 2
+    stored = (tmp_path / "replay.json").read_text()
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert (tmp_path / "replay.json").read_text() == stored
+
+
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--trials", str(tmp_path / "none.parquet")]) == 1
+    assert "no recorded trials at" in capsys.readouterr().err
+
+
+def test_the_memory_tells_the_policy_nothing_of_the_truth(judge: Surrogate, tmp_path: Path) -> None:
+    """What the prompt is built from holds seen values only."""
+    arm = LanguageArm(judge, tmp_path, seed=2, learn=False, edits_per_round=1, overrides=TINY)
+    arm.run(0.09)
+    truth = judge.true_value(BASELINE)
+    for one in Memory(tmp_path / "memory.duckdb").experiments("replay-greedy-2"):
+        assert one.value != truth
+        assert str(truth) not in json.dumps(one.to_json())

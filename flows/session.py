@@ -19,9 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arl_core.campaign_lock import campaign_lock
 from arl_core.config import CampaignConfig, override
 from arl_core.errors import ConfigError, PolicyError
-from arl_core.memory import STATES_KEPT, Memory, campaign_lock
+from arl_core.memory import STATES_KEPT, Memory
 from arl_core.records import Campaign, Experiment, State, utc_now
 from flows.display import Display, open_display
 from frozen_env import manifest

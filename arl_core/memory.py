@@ -166,6 +166,14 @@ class Memory(MemoryFile):
             query = "select coalesce(max(idx) + 1, 0) from m.experiments where campaign = ?"
             return int(db.execute(query, [self._number(db, campaign_id)]).fetchone()[0])
 
+    def missing_indices(self, campaign_id: str) -> list[int]:
+        """Return the indices below next_index() that were never committed: candidates that ran side by side with later
+        ones when their campaign was killed."""
+        with self._open() as db:
+            query = "select idx from m.experiments where campaign = ?"
+            found = {row[0] for row in db.execute(query, [self._number(db, campaign_id)]).fetchall()}
+        return [index for index in range(max(found, default=-1) + 1) if index not in found]
+
     def seen(self, source_hash: str, campaign_id: str | None = None) -> tuple[str, int] | None:
         """Return (campaign id, index) of the first experiment whose normalised source this was, None when it is new.
 

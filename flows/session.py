@@ -1,4 +1,4 @@
-"""What a campaign holds while it runs: lock, memory, host, policy, display, tracking. Opens them, closes them, resumes.
+"""What a campaign holds while it runs: lock, memory, slots, policy, display, tracking. Opens them, closes them, resumes.
 
 Resuming reads the memory alone: the last committed state names the policy checkpoint and carries the rollouts that wait
 for an update. An experiment that was in flight is simply run again.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import logging
 import secrets
@@ -20,15 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arl_core.campaign_lock import campaign_lock
-from arl_core.config import CampaignConfig, override
+from arl_core.config import CampaignConfig
 from arl_core.errors import ConfigError, PolicyError
 from arl_core.memory import STATES_KEPT, Memory
 from arl_core.records import Campaign, Experiment, State, utc_now
 from flows.display import Display, open_display
+from flows.nodes import NodeSlots
+from flows.slots import LocalSlots, Slots
+from flows.start import Start, flow_run_id
 from frozen_env import manifest
 from frozen_env.fetch import data_dir
 from frozen_env.problem.data import load
-from frozen_env.runtime.supervisor import Host
 
 if TYPE_CHECKING:
     from arl_core.policy.policy import Policy
@@ -48,9 +51,11 @@ class Session:
     config: CampaignConfig
     campaign: Campaign
     memory: Memory
-    host: Host
+    slots: Slots
     display: Display
     folder: Path
+    last_index: int = 0
+    start: dict[str, Any] = field(default_factory=dict)  # which flow run this is, and its first experiment
     pending: list[tuple[Rollout, float]] = field(default_factory=list)
     policy_step: int = 0
     checkpoint: tuple[str, str] = ("", "")
@@ -103,8 +108,13 @@ class Session:
 
     def state(self) -> State:
         """The state to commit with the experiment in hand."""
-        values = {"checkpoint": list(self.checkpoint), "policy_step": self.policy_step}
+        values = {"checkpoint": list(self.checkpoint), "policy_step": self.policy_step, "start": self.start}
         return State(values=values, blob=pack_rollouts(self.pending))
+
+    def indices(self) -> Iterator[int]:
+        """The experiments of this start: those that a killed campaign left out, then the next ones to the last."""
+        missing = self.memory.missing_indices(self.campaign.id)
+        return itertools.chain(missing, range(self.memory.next_index(self.campaign.id), self.last_index + 1))
 
     def tidy(self, experiment: Experiment, keep_weights: bool) -> None:
         """Remove what an experiment's run left on disk, except its log and, if wanted, its weights."""
@@ -114,43 +124,54 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(config: CampaignConfig, resume: str | None) -> Iterator[Session]:
-    """Open a new campaign, or campaign `resume` ("latest" or its id), and close everything at the end.
+def open_session(start: Start) -> Iterator[Session]:
+    """Open the campaign of this start and close everything at the end.
 
     Raises CampaignLocked when another campaign runs on this memory, MemoryFileError, ManifestError, DataMissing,
     HostError and ConfigError, each naming its remedy. Nothing is written before all of them have passed.
     """
+    config = start.config
     memory_path = ROOT / config.memory
     memory_path.parent.mkdir(parents=True, exist_ok=True)
     check_disk(memory_path.parent)
     source = read_source(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(campaign_lock(memory_path))
-        host = Host(config.environment, data_dir(), memory_path.parent / "host.log")
-        stack.callback(host.close)
-        host.start()  # it warms up while the memory is opened
+        # Hosts warm up while the memory is opened. With nodes one only says what our frozen environment is.
+        local = LocalSlots(config, 1 if config.nodes.deployment else config.parallel, memory_path.parent / "host.log")
+        stack.callback(local.close)
         memory = Memory(memory_path)
         stack.callback(memory.close)
-        host.wait_ready()
-        campaign = resumed(memory, resume, host, config) if resume else new_campaign(memory, host, config)
+        local.wait_ready()
+        digest = local.environment_digest
+        campaign = resumed(memory, start.resume, digest) if start.resume else new_campaign(memory, digest, config)
         folder = memory_path.parent / "campaigns" / campaign.id
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "seed_train.py").exists():
             (folder / "seed_train.py").write_text(source, encoding="utf-8")
         display = stack.enter_context(open_display(campaign.id, config))
-        session = Session(config, campaign, memory, host, display, folder)
+        slots: Slots = local
+        if config.nodes.deployment:
+            local.close()
+            slots = NodeSlots(config, campaign.id, digest, display.say)
+            stack.callback(slots.close)
+        next_index = memory.next_index(campaign.id)
+        first = next_index if start.first is None else start.first
+        begun = {"flow_run": flow_run_id(), "first": first}
+        session = Session(config, campaign, memory, slots, display, folder, start.last_index(next_index), begun)
         memory.set_status(campaign.id, "running")
         try:
             yield session
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            stopped = not isinstance(error, Exception)  # Ctrl-C, SIGTERM, Prefect's cancelling
             memory.set_status(campaign.id, "interrupted" if stopped else "failed")
             raise
         memory.set_status(campaign.id, "finished")
 
 
-def preflight(config: CampaignConfig, resume: str | None) -> None:
+def preflight(start: Start) -> None:
     """Find what would stop a campaign before a server is started for it. Raises what open_session() would."""
+    config = start.config
     manifest.verify()
     load(config.environment, data_dir())
     read_source(config)
@@ -158,8 +179,8 @@ def preflight(config: CampaignConfig, resume: str | None) -> None:
     memory_path.parent.mkdir(parents=True, exist_ok=True)
     check_disk(memory_path.parent)
     with campaign_lock(memory_path), contextlib.closing(Memory(memory_path)) as memory:
-        if resume:
-            memory.get_campaign(resume)
+        if start.resume:
+            memory.get_campaign(start.resume)
 
 
 def read_source(config: CampaignConfig) -> str:
@@ -174,13 +195,13 @@ def read_source(config: CampaignConfig) -> str:
     return write_constants(source, config.target)
 
 
-def new_campaign(memory: Memory, host: Host, config: CampaignConfig) -> Campaign:
+def new_campaign(memory: Memory, environment_digest: str, config: CampaignConfig) -> Campaign:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     campaign = Campaign(
         id=f"{config.preset}-{stamp}-{secrets.token_hex(2)}",
         preset=config.preset,
         config=config.to_json(),
-        environment_digest=host.environment_digest,
+        environment_digest=environment_digest,
         seed=config.seed,
         started_at=utc_now(),
         problem="language_model",
@@ -189,31 +210,15 @@ def new_campaign(memory: Memory, host: Host, config: CampaignConfig) -> Campaign
     return campaign
 
 
-def resumed(memory: Memory, resume: str, host: Host, config: CampaignConfig) -> Campaign:
+def resumed(memory: Memory, resume: str, environment_digest: str) -> Campaign:
     """Return the campaign to go on with. Raises ConfigError when its frozen environment is not the present one."""
     campaign = memory.get_campaign(resume)
-    if campaign.environment_digest != host.environment_digest:
+    if campaign.environment_digest != environment_digest:
         raise ConfigError(
-            f"campaign {campaign.id} ran on frozen environment {campaign.environment_digest}, this is {host.environment_digest}: "
-            "their results are not comparable. Restore that version and its settings, or start a new campaign."
+            f"campaign {campaign.id} ran on frozen environment {campaign.environment_digest}, this is {environment_digest}: "
+            "their results are not comparable. Restore that version and its settings, or start a new campaign (--fresh)."
         )
     return campaign
-
-
-def resumed_config(memory_path: str, resume: str, overrides: dict[str, Any]) -> CampaignConfig:
-    """The settings that a campaign began with, with those that may change on the way overridden.
-
-    Raises ConfigError for one that would make its experiments incomparable.
-    """
-    fixed = ("environment.", "target.", "seed", "source")
-    for key in overrides:
-        if key.startswith(fixed):
-            raise ConfigError(
-                f"{key} cannot change in a resumed campaign: its experiments would not compare; start a new one"
-            )
-    with contextlib.closing(Memory(ROOT / memory_path, read_only=True)) as memory:
-        recorded = memory.get_campaign(resume).config
-    return override(recorded, overrides)
 
 
 def check_disk(folder: Path) -> None:

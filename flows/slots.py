@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import queue
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +53,7 @@ class LocalSlots:
     Raises HostError when there are fewer free GPUs than slots.
     """
 
-    def __init__(self, config: CampaignConfig, count: int, stderr_path: Path, make_host: Callable[..., Host] = Host):
+    def __init__(self, config: CampaignConfig, count: int, stderr_path: Path) -> None:
         self.count = count
         self.environment_digest = ""
         self._held: list[gpus.HeldGpu] = []
@@ -67,7 +66,7 @@ class LocalSlots:
             for _ in range(count):
                 gpu = gpus.hold(wanted) if wanted else None
                 self._held += [gpu] if gpu else []
-                host = make_host(config.environment, data_dir(), stderr_path, gpu)
+                host = Host(config.environment, data_dir(), stderr_path, gpu)
                 self._hosts.append(host)
                 self._free.put(host)
                 host.start()

@@ -172,9 +172,10 @@ def _update(session: Session, costs: Costs) -> dict[str, float]:
     rollouts, rewards = zip(*session.pending, strict=True)
     with costs.timed("update"):
         metrics = update(session.policy(), rollouts, rewards)
-    session.policy_step += 1
+    step = session.policy_step + 1
     with costs.timed("checkpoint"):
-        session.checkpoint = checkpoint(session.policy(), session.policy_folder, session.policy_step)
+        name, digest = checkpoint(session.policy(), session.policy_folder, step)
+    session.add_checkpoint(name, digest, step)
     session.pending = []
     session.display.updated(metrics)
     return metrics

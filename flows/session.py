@@ -7,6 +7,7 @@ for an update. An experiment that was in flight is simply run again.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from arl_core.campaign_lock import campaign_lock
 from arl_core.config import CampaignConfig
 from arl_core.errors import ConfigError, PolicyError
-from arl_core.memory import STATES_KEPT, Memory
+from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment, State, utc_now
 from flows.display import Display, open_display
 from flows.nodes import NodeSlots
@@ -32,6 +33,7 @@ from flows.start import Start, flow_run_id
 from frozen_env import manifest
 from frozen_env.fetch import data_dir
 from frozen_env.problem.data import load
+from tasks.update import CHECKPOINTS_KEPT
 
 if TYPE_CHECKING:
     from arl_core.policy.policy import Policy
@@ -42,6 +44,15 @@ ROOT = Path(__file__).resolve().parents[1]
 MIN_FREE_MB = 512  # a candidate's weights, a policy checkpoint and logs
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A policy checkpoint as the memory names it: its folder, its sha256, and the number of updates behind it."""
+
+    name: str
+    digest: str
+    step: int
 
 
 @dataclass
@@ -57,10 +68,17 @@ class Session:
     last_index: int = 0
     start: dict[str, Any] = field(default_factory=dict)  # which flow run this is, and its first experiment
     pending: list[tuple[Rollout, float]] = field(default_factory=list)
-    policy_step: int = 0
-    checkpoint: tuple[str, str] = ("", "")
+    checkpoints: list[Checkpoint] = field(default_factory=list)  # oldest first, as many as are kept
     after_commit: Costs | None = None
     _policy: Policy | None = None
+
+    @property
+    def policy_step(self) -> int:
+        """How many updates the policy has had."""
+        return self.checkpoints[-1].step if self.checkpoints else 0
+
+    def add_checkpoint(self, name: str, digest: str, step: int) -> None:
+        self.checkpoints = [*self.checkpoints, Checkpoint(name, digest, step)][-CHECKPOINTS_KEPT:]
 
     @property
     def policy_folder(self) -> Path:
@@ -87,28 +105,31 @@ class Session:
     def _restore(self) -> None:
         """Bring policy and pending rollouts to the last committed state; a torn checkpoint falls back to the one before."""
         assert self._policy is not None
-        for back in range(STATES_KEPT):
-            state = self.memory.state(self.campaign.id, back=back)
-            if state is None:
-                return
-            name, digest = state.values.get("checkpoint", ["", ""])
+        state = self.memory.state(self.campaign.id)
+        if state is None:
+            return
+        self.pending = unpack_rollouts(state.blob)
+        self.checkpoints = [Checkpoint(*one) for one in state.values.get("checkpoints", [])]
+        while self.checkpoints:
+            last = self.checkpoints[-1]
             try:
-                if name:
-                    self._policy.restore(self.policy_folder / name, digest)
+                self._policy.restore(self.policy_folder / last.name, last.digest)
+                return
             except PolicyError as error:
                 self.display.say(f"warning: {error}; falling back to the checkpoint before")
-                continue
-            self.checkpoint = (name, digest)
-            self.policy_step = int(state.values.get("policy_step", 0))
-            self.pending = unpack_rollouts(state.blob)
-            return
-        raise PolicyError(
-            f"no checkpoint of campaign {self.campaign.id} can be read; start a new campaign (its experiments stay in the memory)"
-        )
+                self.checkpoints.pop()
+        if state.values.get("policy_step", 0) > CHECKPOINTS_KEPT:
+            raise PolicyError(
+                f"no checkpoint of campaign {self.campaign.id} can be read; restore {self.policy_folder} from a backup, or start a "
+                "new campaign (its experiments stay in the memory)"
+            )
+        if state.values.get("policy_step", 0):
+            self.display.say("warning: the policy starts again from its warm start, as no checkpoint of it can be read")
 
     def state(self) -> State:
         """The state to commit with the experiment in hand."""
-        values = {"checkpoint": list(self.checkpoint), "policy_step": self.policy_step, "start": self.start}
+        checkpoints = [dataclasses.astuple(one) for one in self.checkpoints]
+        values = {"checkpoints": checkpoints, "policy_step": self.policy_step, "start": self.start}
         return State(values=values, blob=pack_rollouts(self.pending))
 
     def indices(self) -> Iterator[int]:

@@ -58,6 +58,8 @@ class Host:
     its candidates see; the process inherits its lock.
     """
 
+    module = "frozen_env.node"  # what the process runs
+
     def __init__(
         self, spec: EnvironmentSpec, data_dir: Path, stderr_path: Path | None = None, gpu: HeldGpu | None = None
     ) -> None:
@@ -81,7 +83,7 @@ class Host:
             return
         self._reader, self._inbox, self._is_ready = LineReader(RESULT_LINE_BYTES), [], False
         stderr = self._stderr_path.open("ab") if self._stderr_path else subprocess.DEVNULL
-        command = [sys.executable, "-m", "frozen_env.node", json.dumps(self.spec.to_json()), str(self.data_dir)]
+        command = [sys.executable, "-m", self.module, json.dumps(self.spec.to_json()), str(self.data_dir)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

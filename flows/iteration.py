@@ -11,6 +11,7 @@ from arl_core.outcome import Outcome, settle
 from arl_core.records import Experiment, source_hash, utc_now
 from arl_core.stopping import stopping_snapshot
 from flows.costs import Costs
+from flows.retention import retire
 from flows.session import Session
 from flows.slots import Order
 from flows.surroundings import ROOT
@@ -224,4 +225,5 @@ def _remember(session: Session, experiment: Experiment, costs: Costs) -> None:
         if session.config.tracking:
             track(session.campaign, experiment, session.folder)
     session.tidy(experiment, keep)
+    retire(session, experiment.index)
     session.after_commit = costs

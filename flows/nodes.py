@@ -43,6 +43,7 @@ from frozen_env.runtime.supervisor import OnEvent
 POLL_S = 1.0
 ATTEMPTS = 2  # a candidate whose node died is scheduled once more
 SERVER_LIMIT_S = 1800.0  # a server that is away for longer ends the campaign, which can be resumed
+PENDING_SILENCES = 3  # a process that a worker starts needs longer to begin than to beat
 WAITING_WORDS_S = 60.0  # after this without a worker, say so
 PAGE = 100  # flow runs asked about in one request
 
@@ -63,6 +64,7 @@ class _Job:
     attempt: int = 1
     beat: int = 0
     beat_s: float = field(default_factory=time.monotonic)
+    pending_s: float | None = None
     told_waiting: bool = False
 
 
@@ -179,7 +181,7 @@ class NodeSlots:
                     self._ask(lambda client, run=run: _cancel(client, run, at_once=True))
                     self._lost(job, f"its node was silent for {self._silence_s:g} s")
             else:
-                self._waiting(job)
+                self._waiting(job, run)
 
     def _hear(self, job: _Job, data: dict[str, Any] | None) -> None:
         if data is None or data["beat"] == job.beat:
@@ -187,11 +189,17 @@ class NodeSlots:
         job.beat, job.beat_s = data["beat"], time.monotonic()
         job.on_event({"event": "beat", "index": job.order.index, **data})
 
-    def _waiting(self, job: _Job) -> None:
-        waited_s = time.monotonic() - job.beat_s
-        if waited_s > WAITING_WORDS_S and not job.told_waiting:
+    def _waiting(self, job: _Job, run: FlowRun) -> None:
+        """A run without a worker waits as long as it takes; one that a worker took and never began has lost it."""
+        now_s = time.monotonic()
+        if run.state is not None and run.state.is_pending():
+            job.pending_s = job.pending_s or now_s
+            if now_s - job.pending_s > PENDING_SILENCES * self._silence_s:
+                self._ask(lambda client: _cancel(client, run, at_once=True))
+                self._lost(job, "its worker took it and did not begin")
+        elif now_s - job.beat_s > WAITING_WORDS_S and not job.told_waiting:
             job.told_waiting = True
-            self._say(f"experiment {job.order.index} has waited {waited_s:.0f} s for a worker; is one running?")
+            self._say(f"experiment {job.order.index} has waited {WAITING_WORDS_S:g} s for a worker; is one running?")
 
     def _take(self, job: _Job) -> None:
         """Hand the result over and take it off the server: the memory has it from now on."""
@@ -216,6 +224,7 @@ class NodeSlots:
     def _lost(self, job: _Job, why: str) -> None:
         """Schedule the candidate once more; the second time it counts as crashed, unless nodes refuse it."""
         self._done(job)
+        self._ask(lambda client: _forget(client, [job.flow_run_id]))
         index = job.order.index
         if job.attempt < ATTEMPTS:
             self._say(f"experiment {index} is scheduled again: {why}")

@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from prefect.context import FlowRunContext
@@ -17,6 +18,7 @@ from arl_core.config import CampaignConfig, load_config, override
 from arl_core.errors import ConfigError
 from arl_core.memory import Memory
 from arl_core.records import Campaign
+from arl_core.stop_conditions import deadline
 from flows.surroundings import ROOT
 
 # What would make a campaign's experiments incomparable
@@ -45,6 +47,11 @@ def plan(preset: str, iterations: int | None, resume: str | None, settings: dict
     """Decide. Raises ConfigError that names what is wrong, MemoryFileError when the memory cannot be read."""
     overrides = settings | ({} if iterations is None else {"iterations": iterations})
     config = share_cores(load_config(preset, overrides), overrides)
+    if config.stop.until:
+        try:
+            deadline(config.stop.until, datetime.now().astimezone())
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     if resume and fresh:
         raise ConfigError(f"resume ({resume!r}) and fresh exclude each other: give one of them")
     if resume:

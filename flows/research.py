@@ -20,6 +20,7 @@ from prefect.exceptions import TerminationSignal
 from arl_core.config import parse_overrides, preset_names
 from arl_core.stop_conditions import StopConditions
 from flows.iteration import run_iteration, run_seed
+from flows.mortal import make_servers_mortal
 from flows.parallel import run_parallel, settled
 from flows.session import Session, open_session, preflight
 from flows.signals import ending_on_sigterm
@@ -107,6 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         chosen = (options.preset, options.iterations, options.resume, parse_overrides(options.set), options.fresh)
+        make_servers_mortal()
         with ending_on_sigterm():  # inside a flow Prefect listens
             preflight(plan(*chosen))
             research(*chosen)

@@ -16,6 +16,7 @@ from flows.session import Session
 from flows.slots import Order
 from flows.surroundings import ROOT
 from frozen_env.contract import Cause, ResearchError, RunResult, Status
+from tasks import forget_results
 from tasks.commit import commit
 from tasks.patch import Patch, patch
 from tasks.prompt import make_prompt
@@ -227,3 +228,4 @@ def _remember(session: Session, experiment: Experiment, costs: Costs) -> None:
     session.tidy(experiment, keep)
     retire(session, experiment.index)
     session.after_commit = costs
+    forget_results()

@@ -7,6 +7,8 @@ needs. The node opens no memory and loads no policy. The digest of its frozen en
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from frozen_env.runtime.supervisor import Host
 from frozen_env.spec import EnvironmentSpec
 from tasks.train import train
 
+PREFIX = "autoresearch-experiment-"
 GPU_WAIT_S = 900.0  # a worker with more slots than GPUs makes its candidates wait for one
 
 
@@ -42,7 +45,7 @@ def experiment(
     spec = EnvironmentSpec.from_json(environment)
     with (
         Heartbeat() as heartbeat,
-        tempfile.TemporaryDirectory(prefix="experiment-") as folder,
+        scratch_folder() as folder,
         free_gpu(spec) as gpu,
         Host(spec, data_dir(), Path(folder) / "host.log", gpu) as host,
     ):
@@ -55,6 +58,17 @@ def experiment(
         result = train(host, source, seed, Path(folder), rule, wire.unpack(snapshot or {}), heartbeat.event)
         heartbeat.deliver(result)
     return result.to_json()
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[str]:
+    """Make a temporary folder, and remove those of runs that were killed here: their weights would fill the disk."""
+    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        pid = old.name.removeprefix(PREFIX).split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as folder:
+        yield folder
 
 
 @contextlib.contextmanager

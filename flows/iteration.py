@@ -12,7 +12,7 @@ from arl_core.records import Experiment, source_hash, utc_now
 from arl_core.stopping import stopping_snapshot
 from flows.costs import Costs
 from flows.retention import retire
-from flows.session import Session
+from flows.session import Session, check_disk
 from flows.slots import Order
 from flows.surroundings import ROOT
 from frozen_env.contract import Cause, ResearchError, RunResult, Status
@@ -105,8 +105,9 @@ def propose_edits(session: Session, indices: Sequence[int]) -> list[Proposal]:
 
 
 def order(session: Session, source: str, index: int, costs: Costs) -> Order:
-    """Return all that a candidate needs to run, wherever that is."""
+    """Return all that a candidate needs to run, wherever that is. Raises ConfigError when the disk is full."""
     config = session.config
+    check_disk(session.folder)
     with costs.timed("verdict_snapshot"):
         snapshot = stopping_snapshot(session.memory, session.campaign, config)
     return Order(index, source, config.seed, session.place(index), config.stopping.rule, snapshot)

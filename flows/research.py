@@ -91,7 +91,9 @@ def _tracked(session: Session) -> Iterator[None]:
     finally:
         session.display.phase("bringing MLflow in line")
         campaign = dataclasses.replace(session.campaign, status=status)
-        track_campaign(campaign, session.memory.experiments(campaign.id), session.folder)
+        # Whoever interrupts does not want to wait: what MLflow lacks is made up for at the end of the next start.
+        missing = [] if status == "interrupted" else session.memory.experiments(campaign.id)
+        track_campaign(campaign, missing, session.folder)
 
 
 def main(arguments: list[str] | None = None) -> int:

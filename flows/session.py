@@ -243,10 +243,12 @@ def resumed(memory: Memory, resume: str, environment_digest: str) -> Campaign:
 
 
 def check_disk(folder: Path) -> None:
+    """Raise ConfigError when a candidate's weights, a checkpoint and logs would not fit: a full disk is no edit's fault."""
     free_mb = shutil.disk_usage(folder).free / 2**20
     if free_mb < MIN_FREE_MB:
         raise ConfigError(
-            f"only {free_mb:.0f} MiB free in {folder}, a campaign needs {MIN_FREE_MB}; make room or set `memory` elsewhere"
+            f"only {free_mb:.0f} MiB free in {folder}, a campaign needs {MIN_FREE_MB}; "
+            "make room and resume, or set `memory` elsewhere"
         )
 
 

@@ -34,7 +34,7 @@ from frozen_env.runtime import processes
 
 EXPERIMENTS = 10
 ORPHAN_LIMIT_S = 10.0
-ATTEMPT_LIMIT_S = 240.0
+ATTEMPT_LIMIT_S = 900.0
 SERVER_AWAY_S = 2.0
 SETTINGS = {
     "policy.model": "tiny-random",

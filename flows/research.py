@@ -27,7 +27,7 @@ from flows.signals import ending_on_sigterm
 from flows.start import plan
 from flows.summary import print_summary
 from frozen_env.contract import ResearchError
-from tasks.track import prepare, track_campaign
+from tasks.track import is_open, prepare, track_campaign
 
 
 @flow(name="research", log_prints=False, persist_result=False, validate_parameters=False)
@@ -89,11 +89,13 @@ def _tracked(session: Session) -> Iterator[None]:
         status = "interrupted"
         raise
     finally:
-        session.display.phase("bringing MLflow in line")
         campaign = dataclasses.replace(session.campaign, status=status)
-        # Whoever interrupts does not want to wait: what MLflow lacks is made up for at the end of the next start.
-        missing = [] if status == "interrupted" else session.memory.experiments(campaign.id)
-        track_campaign(campaign, missing, session.folder)
+        if status != "interrupted":
+            session.display.phase("bringing MLflow in line")
+            track_campaign(campaign, session.memory.experiments(campaign.id), session.folder)
+        elif is_open(session.runs_folder):
+            # Whoever interrupts does not want to wait: what MLflow lacks is made up for at the end of the next start.
+            track_campaign(campaign, [], session.folder)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -77,10 +77,15 @@ def open_tracking(folder: str | Path) -> Tracking:
     """
     folder = Path(folder).resolve()
     with _opening:
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+        uri = _uri(folder)
         if uri not in _opened:
             _opened[uri] = _open(folder, uri)
         return _opened[uri]
+
+
+def is_open(folder: str | Path) -> bool:
+    """Whether open_tracking() has finished here: what it takes otherwise is seconds."""
+    return _uri(Path(folder).resolve()) in _opened
 
 
 def prepare(folder: str | Path) -> threading.Thread:
@@ -167,6 +172,10 @@ def sync_retirement(tracking: Tracking, campaign: Campaign, index: int) -> None:
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def _uri(folder: Path) -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def _open(folder: Path, uri: str) -> Tracking:

@@ -22,8 +22,9 @@ from frozen_env.runtime import processes
 from tests.flows.test_campaign import QUICK
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT_S = 200.0
-TIDY_S = 30.0  # seconds on an idle machine: 3 to 6
+pytestmark = pytest.mark.timeout(900)
+LIMIT_S = 600.0
+TIDY_S = 90.0  # generous: a busy machine takes ten times as long
 
 
 @pytest.fixture(autouse=True)

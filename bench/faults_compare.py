@@ -68,8 +68,9 @@ def against(truth: dict[str, Any], place: Path) -> tuple[int, int, list[str]]:
 
 def _comparable(record: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in record.items() if name not in APART}
-    update = {k: v for k, v in kept["extra"].get("update", {}).items() if k not in SECONDS}
-    kept["extra"] = kept["extra"] | ({"update": update} if update else {})
+    if "update" in kept["extra"]:
+        update = {name: value for name, value in kept["extra"]["update"].items() if name not in SECONDS}
+        kept["extra"] = kept["extra"] | {"update": update}
     return kept
 
 

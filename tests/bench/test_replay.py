@@ -87,7 +87,9 @@ def test_noise_is_added_to_what_an_arm_sees_and_not_to_the_truth(judge: Surrogat
         ({"HEAD_DIM": 96}, "never recorded"),
     ],
 )
-def test_values_outside_the_recorded_ranges_are_refused(judge: Surrogate, change: dict[str, object], words: str) -> None:
+def test_values_outside_the_recorded_ranges_are_refused(
+    judge: Surrogate, change: dict[str, object], words: str
+) -> None:
     assert words in judge.space.refuses({**BASELINE, **change})
     assert judge.space.refuses(BASELINE) == ""
     assert "no longer a constant" in judge.space.refuses({k: v for k, v in BASELINE.items() if k != "DEPTH"})
@@ -135,7 +137,13 @@ def test_a_language_arm_runs_the_campaigns_own_parts_and_goes_on_where_it_was_ki
     assert len(whole) > 3
     assert any(e.extra.get("update") for e in whole)
     assert trace_of(whole, judge)[0][1] == judge.true_value(BASELINE)
-    assert {e.status for e in whole} <= {Status.KEPT, Status.DISCARDED, Status.CRASHED, Status.REJECTED, Status.DUPLICATE}
+    assert {e.status for e in whole} <= {
+        Status.KEPT,
+        Status.DISCARDED,
+        Status.CRASHED,
+        Status.REJECTED,
+        Status.DUPLICATE,
+    }
 
 
 def test_an_edit_without_effect_is_priced_and_one_out_of_range_is_refused(judge: Surrogate, tmp_path: Path) -> None:

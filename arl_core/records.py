@@ -27,9 +27,9 @@ class Experiment:
 
     value is measured by the trusted side, None when there is none; estimate is the calibrated forecast that stands in
     for it when a run was stopped early. incumbent_value is the incumbent at the time of the proposal, the one that the
-    reward was computed against. confirmed_value is the mean over `confirmations` fresh seeds and is kept apart from
-    value. Text that a candidate or a policy wrote (reason, summary, diff, completion, log) is untrusted: escape it
-    where it is shown.
+    reward was computed against. confirmed_value is the mean over `confirmations` fresh seeds, the selecting run not among
+    them, and is kept apart from value; a discarded experiment has one too if it was re-run. Text that a candidate or a
+    policy wrote (reason, summary, diff, completion, log) is untrusted: escape it where it is shown.
     """
 
     campaign_id: str
@@ -74,6 +74,11 @@ class Experiment:
             raise ValueError(f"direction must be 'lower' or 'higher', got {self.direction!r}")
         object.__setattr__(self, "status", Status(self.status))
         object.__setattr__(self, "cause", Cause(self.cause))
+
+    @property
+    def promotion(self) -> int:
+        """1 for the baseline whose noise was measured, 2 for the first candidate confirmed against it…; 0 for the others."""
+        return int(self.extra.get("confirmation", {}).get("promotion", 0)) if self.confirmations else 0
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that `json.dumps(..., allow_nan=False)` accepts; non-finite numbers become strings."""

@@ -71,7 +71,10 @@ def measure(
             if result.score is None:
                 raise ResearchError(f"{name} gave no score on seed {seed}: {result.reason}")
             found[name][seed].append((result.score.value, result.tokens_served))
-            print(f"{name} seed {seed} repeat {repeat}: {result.score.value:.5f}, {result.tokens_served} tokens", flush=True)
+            print(
+                f"{name} seed {seed} repeat {repeat}: {result.score.value:.5f}, {result.tokens_served} tokens",
+                flush=True,
+            )
     return found
 
 

@@ -80,6 +80,12 @@ class Experiment:
         """1 for the baseline whose noise was measured, 2 for the first candidate confirmed against it…; 0 for the others."""
         return int(self.extra.get("confirmation", {}).get("promotion", 0)) if self.confirmations else 0
 
+    @property
+    def confirmed_error(self) -> float | None:
+        """One standard error of confirmed_value, from the noise as it was known then; None when it was not known."""
+        sd = self.extra.get("confirmation", {}).get("noise_sd")
+        return float(sd) / math.sqrt(self.confirmations) if sd is not None and self.confirmations else None
+
     def to_json(self) -> dict[str, Any]:
         """Return a dict that `json.dumps(..., allow_nan=False)` accepts; non-finite numbers become strings."""
         data: dict[str, Any] = finite_json(dataclasses.asdict(self))
@@ -139,6 +145,15 @@ class State:
 def utc_now() -> str:
     """Return the present in UTC, ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def confirmed_words(experiment: Experiment) -> str:
+    """Return the mean over fresh seeds, its standard error and the number of runs: `1.5990 ± 0.0020 ×4`; "" if not re-run."""
+    if not experiment.confirmations or experiment.confirmed_value is None:
+        return ""
+    error = experiment.confirmed_error
+    plus_minus = f" ± {error:.4f}" if error is not None else ""
+    return f"{experiment.confirmed_value:.4f}{plus_minus} ×{experiment.confirmations}"
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------

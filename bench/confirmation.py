@@ -211,6 +211,7 @@ def play(
             incumbent.runs[on_seed] = run(incumbent, on_seed)
             repeats[0].append(float(incumbent.runs[on_seed] or 0.0))
             done.reruns += 1
+    noise = pooled(repeats)
 
     def used() -> int:
         return 1 + done.experiments + done.reruns
@@ -222,7 +223,6 @@ def play(
         candidate.single = run(candidate, 0)
         fresh = [value for value in incumbent.runs.values() if value is not None]
         bar = float(np.mean(fresh)) if fresh else incumbent.single
-        noise = pooled(repeats, differences) if rule != "any" else None
         kept = False
         if rule == "any" or rule == "mean4":
             kept = candidate.single < bar
@@ -243,6 +243,7 @@ def play(
                     gains = pairs
                     decision = judge(gains, noise, level)
             differences.append(gains)
+            noise = pooled(repeats, differences)
             kept = decision is Decision.PROMOTE
             if kept:
                 done.pairs.append(len(gains))

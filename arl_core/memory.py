@@ -231,12 +231,13 @@ class Memory:
         Of confirmed ones the last promoted: each beat the one before it, on common seeds, whatever their own means are.
         Of single runs the one with the best value, not the last: those that run side by side may be committed out of order.
         """
+        kept = f"and status = 'kept' and {_MEASURED}"
         with self._open():
-            kept = self._select(campaign_id, f"and status = 'kept' and {_MEASURED} {{best}}", details=())
-            if not kept:
-                return None
-            # max() gives the first of equals, and the best value comes first
-            return self.experiment(campaign_id, max(kept, key=lambda one: one.promotion).index)
+            promoted = self._select(campaign_id, f"{kept} and confirmations > 0", details=())
+            last = max(promoted, key=lambda one: one.promotion, default=None)
+            if last is not None and last.promotion:
+                return self.experiment(campaign_id, last.index)
+            return next(iter(self._select(campaign_id, f"{kept} {{best}} limit 1")), None)
 
     def experiment(self, campaign_id: str, index: int) -> Experiment | None:
         """Return one experiment, None when it was never committed."""

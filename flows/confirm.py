@@ -58,13 +58,15 @@ def paid_for(session: Session, source_hash: str) -> RunResult | None:
     return Repeats(session.memory).first_result(session.campaign.id, source_hash)
 
 
-def measure_floor(session: Session, source: str, source_hash: str, result: RunResult, costs: Costs) -> dict[str, Any]:
+def measure_floor(
+    session: Session, source: str, source_hash: str, result: RunResult, outcome: Outcome, costs: Costs
+) -> dict[str, Any]:
     """Run the untouched target on fresh seeds. Returns fields of experiment 0's record. Nothing is believed before this.
 
     Raises ResearchError when the target fails on most seeds: nothing could be compared with it.
     """
     confirm = session.config.confirm
-    if not confirm.enabled or not confirm.baseline_repeats or result.score is None:
+    if not confirm.enabled or not confirm.baseline_repeats or outcome.value is None:
         return {}
     repeats, work = Repeats(session.memory), _Work(session, 0, source_hash, costs)
     with costs.timed("confirm"):

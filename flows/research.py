@@ -94,7 +94,7 @@ def run_seed(session: Session) -> Experiment:
     program = source_hash(source)
     result = paid_for(session, program) or _train(session, source, 0, costs)
     outcome = settle(result, None, session.campaign.direction)
-    floor = measure_floor(session, source, program, result, costs)
+    floor = measure_floor(session, source, program, result, outcome, costs)
     summary = "the untouched target"
     experiment = _experiment(session, 0, outcome, result, costs, source=source, summary=summary, **floor)
     _remember(session, experiment, costs)

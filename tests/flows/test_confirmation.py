@@ -76,7 +76,8 @@ def seed_experiment(session: Session) -> Experiment:
     """Experiment 0 with its noise floor, committed."""
     costs = Costs(None)
     result = module.paid_for(session, "base") or session.host.run("base", seed=0)
-    fields = module.measure_floor(session, "base", "base", result, costs)
+    outcome = settle(result, None, "lower")
+    fields = module.measure_floor(session, "base", "base", result, outcome, costs)
     assert result.score is not None
     known = {"source": "base", "source_hash": "base", "metric": "val_bpb", "value": result.score.value}
     experiment = Experiment("c", 0, Status.KEPT, **(known | fields))

@@ -210,7 +210,7 @@ def resumed_config(memory_path: str, resume: str, overrides: dict[str, Any]) -> 
 
     Raises ConfigError for one that would make its experiments incomparable.
     """
-    fixed = ("environment.", "target.", "seed", "source")
+    fixed = ("environment.", "target.", "seed", "source", "confirm.")
     for key in overrides:
         if key.startswith(fixed):
             raise ConfigError(

@@ -16,6 +16,7 @@ Array = NDArray[np.float64]
 
 _ROUNDS, _NOISE_DOF = 2, 4.0  # of the robust fit
 
+
 def student_cdf(x: Array | float, dof: float) -> Array:
     """Evaluate Student's t distribution function (scipy.special: no per-call overhead of scipy.stats)."""
     return np.asarray(special.stdtr(dof, x), dtype=np.float64)

@@ -51,6 +51,16 @@ def test_the_json_is_the_one_that_scripts_rely_on(curves: Path, capsys: pytest.C
     assert result["rules"]["none"] == {"throughput": 1.0, "best_lost": 0.0, "regret": 0.0, "false_kill": 0.0}
 
 
+def test_the_frontier_reaches_the_throughput_of_the_boldest_rule(curves: Path) -> None:
+    runs = stopping.load(curves)
+    drawn = stopping.draw(runs, "random", 2, 0)
+    median, bold, cautious = (
+        stopping.measure(runs, drawn, stopping.maker(rule, alpha, ()))["throughput"]
+        for rule, alpha in (("median", 0.0), ("ours", stopping.ALPHAS[-1]), ("ours", stopping.ALPHAS[0]))
+    )
+    assert cautious < median < bold
+
+
 def test_two_replays_of_one_seed_are_equal(curves: Path) -> None:
     arguments = ["--curves", str(curves), "--episodes", "2", "--alphas", "0.2", "--seed", "3"]
     assert stopping.main(arguments) == stopping.main(arguments)

@@ -124,3 +124,14 @@ def test_a_campaigns_memory_can_be_replayed(tmp_path: Path) -> None:
     assert {run.group for run in runs} == {"c1"}
     assert [run.final for run in runs] == pytest.approx([2.1, 2.09, 2.08, 2.07, 2.06, 2.04], rel=0.02)
     assert stopping.main(["--curves", str(path), "--episodes", "2", "--alphas", ""])["rules"]["none"]["throughput"] == 1
+
+
+def test_a_result_can_be_plotted(curves: Path, tmp_path: Path) -> None:
+    from bench import stopping_plot
+
+    result = stopping.main(["--curves", str(curves), "--episodes", "1", "--alphas", "0.2,0.6"])
+    (tmp_path / "random.json").write_text(json.dumps(result))
+    stopping_plot.main([str(tmp_path / "random.json"), "--out", str(tmp_path / "new" / "frontier.png")])
+    assert (tmp_path / "new" / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="name at least one"):
+        stopping_plot.plot({}, tmp_path / "none.png")

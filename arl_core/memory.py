@@ -37,7 +37,7 @@ from frozen_env.contract import Report
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RECENT = 32  # experiments that a prompt shows: the most recent…
 TOP = 5  # …and the best
 STATES_KEPT = 3  # the last states, so that a torn checkpoint can fall back to the one before
@@ -80,6 +80,15 @@ create table states (  -- seq, not a time, orders them: clocks jump
 create table states_elsewhere as from states;
 """
 
+# Runs beside an experiment's own: arl_core/repeats.py. Version 2 had none; a writer adds it on opening.
+_REPEATS = """
+create table if not exists {prefix}repeats (
+    campaign integer not null, idx integer not null, role varchar not null, source_hash varchar not null,
+    seed hugeint not null, value double, reason varchar, level double, against varchar, seconds double,
+    created_at varchar, result varchar  -- a first run whole, until its experiment is committed
+);
+"""
+
 _abandoned: list[Any] = []  # a parent's engines in a forked child: destroying one waits for threads that are not there
 _process_locks: dict[str, threading.RLock] = {}
 _process_locks_guard = threading.Lock()
@@ -109,7 +118,11 @@ class Memory:
                 raise MemoryFileError(f"there is no memory at {self.path}; run a campaign first, or give another path")
             self._create()
         with self._open() as db:
-            self._check_schema(db)
+            version = self._check_schema(db)
+        if version == 2 and not read_only:
+            with self._open(write=True) as db:
+                db.execute(_REPEATS.format(prefix="m."))
+                db.execute("update m.schema_version set version = ?", [SCHEMA_VERSION])
 
     def close(self) -> None:
         """Let the engine go; the next method makes a new one. Nothing is lost without it: the file is shut already."""
@@ -170,6 +183,7 @@ class Memory:
             if db.execute("select count(*) from m.details_fresh").fetchone()[0] >= FRESH:
                 db.execute("insert into m.details from m.details_fresh order by campaign, idx")
                 db.execute("delete from m.details_fresh")
+            db.execute("update m.repeats set result = null where campaign = ? and idx = ? and result is not null", key)
             self._write_state(db, no, experiment.index, state)
 
     def commit_state(self, campaign_id: str, state: State) -> None:
@@ -197,6 +211,8 @@ class Memory:
     def top(self, campaign_id: str, n: int = TOP, *, whole: bool = False) -> list[Experiment]:
         """Return the n best *measured* experiments, best first in the metric's direction; forecasts do not count.
 
+        The mean over fresh seeds goes before the value of a single run.
+
         `whole` as in recent().
         """
         best = f"and {_MEASURED} {{best}} limit ?"
@@ -210,10 +226,18 @@ class Memory:
             return self.recent(campaign_id, recent), self.top(campaign_id, top)
 
     def incumbent(self, campaign_id: str) -> Experiment | None:
-        """Return the best experiment that was kept, None before the first. The value counts, not the order of arrival:
-        candidates that run side by side may be committed out of order."""
-        kept = f"and status = 'kept' and {_MEASURED} {{best}} limit 1"
-        return next(iter(self._select(campaign_id, kept)), None)
+        """Return the best experiment that was kept, None before the first.
+
+        Of confirmed ones the last promoted: each beat the one before it, on common seeds, whatever their own means are.
+        Of single runs the one with the best value, not the last: those that run side by side may be committed out of order.
+        """
+        kept = f"and status = 'kept' and {_MEASURED}"
+        with self._open():
+            promoted = self._select(campaign_id, f"{kept} and confirmations > 0", details=())
+            last = max(promoted, key=lambda one: one.promotion, default=None)
+            if last is not None and last.promotion:
+                return self.experiment(campaign_id, last.index)
+            return next(iter(self._select(campaign_id, f"{kept} {{best}} limit 1")), None)
 
     def experiment(self, campaign_id: str, index: int) -> Experiment | None:
         """Return one experiment, None when it was never committed."""
@@ -272,6 +296,20 @@ class Memory:
         partial.replace(target)
         return len(experiments)
 
+    # --- for tables of their own (arl_core/repeats.py) ----------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Any]:
+        """Attach the file as `m` for one block of queries."""
+        with self._open() as db:
+            yield db
+
+    @contextlib.contextmanager
+    def writing(self, campaign_id: str) -> Iterator[tuple[Any, int]]:
+        """One transaction: yields the database and the campaign's number. On disk when the block ends."""
+        with self._open(write=True) as db:
+            yield db, self._number(db, campaign_id)
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _select(
@@ -281,7 +319,9 @@ class Memory:
             no = self._number(db, campaign_id)
             if "{best}" in rest:
                 (direction,) = db.execute("select direction from m.campaigns where no = ?", [no]).fetchone()
-                rest = rest.format(best=f"order by value {'asc' if direction == 'lower' else 'desc'}, idx")
+                rest = rest.format(
+                    best=f"order by coalesce(confirmed_value, value) {'asc' if direction == 'lower' else 'desc'}, idx"
+                )
             details = _WHOLE if details is None else details
             return self._experiments(db, f"where campaign = ? {rest}", [no, *parameters], details)
 
@@ -327,16 +367,17 @@ class Memory:
         for table in ("states", "states_elsewhere"):
             db.execute(f"delete from m.{table} where campaign = ? and seq <= ?", [no, seq - STATES_KEPT])
 
-    def _check_schema(self, db: Any) -> None:
+    def _check_schema(self, db: Any) -> int:
         query = "select count(*) from duckdb_tables() where database_name = 'm' and table_name = 'schema_version'"
         if not db.execute(query).fetchone()[0]:
             raise MemoryFileError(f"{self.path} is a DuckDB file but not a memory of ours; give another path")
         (version,) = db.execute("select max(version) from m.schema_version").fetchone()
-        if version != SCHEMA_VERSION:
+        if version not in (2, SCHEMA_VERSION):
             raise MemoryFileError(
                 f"{self.path} has schema {version}, this version reads {SCHEMA_VERSION}; "
                 "install the version that wrote it, or give another path"
             )
+        return int(version)
 
     def _create(self) -> None:
         """Write an empty memory aside and link it into place, so that no half-made file is ever found there."""
@@ -349,6 +390,7 @@ class Memory:
             engine.execute(f"attach {_quote(partial)} as m (row_group_size {ROW_GROUP})")
             engine.execute("use m")
             engine.execute(_SCHEMA)
+            engine.execute(_REPEATS.format(prefix=""))
             engine.execute("insert into m.schema_version values (?)", [SCHEMA_VERSION])
             engine.execute("checkpoint m")  # only the file itself is linked, not its log
             engine.execute("use memory")

@@ -19,7 +19,9 @@ from prefect import flow
 from arl_core.config import CampaignConfig, load_config, parse_overrides, preset_names
 from arl_core.outcome import Outcome, settle
 from arl_core.records import Experiment, source_hash, utc_now
+from arl_core.second_look import reference
 from arl_core.stopping import stopping_snapshot
+from flows.confirm import measure_floor, paid_for, second_look
 from flows.costs import Costs
 from flows.session import Session, open_session, preflight, resumed_config
 from flows.summary import print_summary
@@ -89,9 +91,12 @@ def run_seed(session: Session) -> Experiment:
     source = (session.folder / "seed_train.py").read_text(encoding="utf-8")
     session.display.candidate("the untouched target")
     costs = Costs(session.after_commit)
-    result = _train(session, source, 0, costs)
+    program = source_hash(source)
+    result = paid_for(session, program) or _train(session, source, 0, costs)
     outcome = settle(result, None, session.campaign.direction)
-    experiment = _experiment(session, 0, outcome, result, costs, source=source, summary="the untouched target")
+    floor = measure_floor(session, source, program, result, outcome, costs)
+    summary = "the untouched target"
+    experiment = _experiment(session, 0, outcome, result, costs, source=source, summary=summary, **floor)
     _remember(session, experiment, costs)
     if outcome.value is None:
         raise ResearchError(
@@ -118,22 +123,25 @@ def run_iteration(session: Session, index: int) -> Experiment:
     with costs.timed("patch"):
         edit = patch(incumbent.source, rollout, config.edit, session.memory, campaign.id)
     display.candidate(edit.summary or edit.reason)
-    result = _train(session, edit.source, index, costs) if edit.runs else None
-    outcome = settle(result, incumbent.value, campaign.direction) if result else _refused(edit)
+    program, bar = source_hash(edit.source) if edit.source else "", reference(incumbent)
+    result = (paid_for(session, program) or _train(session, edit.source, index, costs)) if edit.runs else None
+    outcome = settle(result, bar, campaign.direction) if result else _refused(edit)
+    look = second_look(session, index, edit.source, program, result, outcome, incumbent, costs)
     with costs.timed("reward"):
-        terms = make_reward(outcome, incumbent.value, campaign.direction, config.reward)
+        rewarded = look.to_reward(bar, campaign.direction)
+        terms = make_reward(rewarded, bar, campaign.direction, config.reward)
     session.pending.append((rollout, terms["reward"]))
     metrics = _update(session, costs) if len(session.pending) >= config.policy.batch_edits else {}
     experiment = _experiment(
         session,
         index,
-        outcome,
+        look.outcome,
         result,
         costs,
         parent_index=incumbent.index,
-        incumbent_value=incumbent.value,
+        incumbent_value=bar,
         source=edit.source,
-        source_hash=source_hash(edit.source) if edit.source else "",
+        source_hash=program,
         diff=edit.diff,
         summary=edit.summary,
         repairs=edit.repairs,
@@ -142,7 +150,7 @@ def run_iteration(session: Session, index: int) -> Experiment:
         reward=terms["reward"],
         reward_terms=terms,
         policy_step=session.policy_step,
-        extra={"update": metrics} if metrics else {},
+        **look.fields | {"extra": look.fields.get("extra", {}) | ({"update": metrics} if metrics else {})},
     )
     _remember(session, experiment, costs)
     return experiment

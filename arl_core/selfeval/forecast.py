@@ -32,15 +32,17 @@ NEVER_JUDGED = 4  # the first runs of a campaign run whole, so they calibrate wi
 _NEAR = 0.005  # relative distance from the incumbent's final within which completed runs count most in the tie
 _ENOUGH = 8.0  # widen that distance until completed runs weigh as much as so many
 _CLIP = 0.07  # features beyond ±7 % of the loss are as good as 7 %
-_PAST_SD = 0.05  # prior of the recent past's coefficients around zero
+_HARVEST, _PAST_SD = 0.2, 0.05  # prior: of what a run fell since each earlier share, so much is no longer to come…
+_HARVEST_FROM, _HARVEST_ALL = 0.25, 0.6  # …not before this fraction, in full from that one: early falls are the start's
 _RATE, _RATE_SD = 0.03, 0.03  # prior: loss still to drop per unit of learning rate over its peak (annealing law)
 _PATIENCE = 1.5  # a check at fraction f asks for 1 + 1.5·f times the evidence: late errors cost more than they save
 _SCALE, _SCALE_EARLY = 0.012, 0.05  # prior residual scale of a level, relative: late, and added at the start
 _TIE_SLOPE, _TIE_SLOPE_SD = 0.6, 0.25  # prior: a run that ends 1 % lower stands so much lower now
-_USUAL_SHARE = 0.25  # of completed runs that improve; more often, and a campaign is judged with a smaller alpha
+_USUAL_SHARE = 0.25  # of completed runs that improve; more often, and a campaign is judged with a smaller alpha…
+_CAUTION = 3.0  # …by this power of the excess
 _DOF0 = 10.0  # the prior on the residual scale is worth so many runs
-_PRIOR_PATHS = 3.0  # the prior on the worst deviation of a whole run is worth so many runs
-_EFFECTIVE_LOOKS = 8.0  # without draws, a run's checks are taken for this many independent ones: cautious while few
+_PRIOR_PATHS = 30.0  # the prior on the worst deviation of a whole run is worth so many runs: four draws are mere noise
+_EFFECTIVE_LOOKS = 4.0  # without draws, a run's checks are taken for this many independent ones
 
 
 def prior_scale(fraction: float) -> float:
@@ -50,6 +52,17 @@ def prior_scale(fraction: float) -> float:
 
 def _patience(fraction: float) -> float:
     return 1.0 + _PATIENCE * fraction
+
+
+def _harvest(fraction: float) -> Array:
+    """Give the prior of the recent past's coefficients in the tie, one per share of PAST.
+
+    Who ends level but fell more of late has begun its decay earlier and has less of the drop to come (annealing law:
+    the drop is proportional to the rate already decayed, Tissue et al. 2408.11029, equation 1). The nearest share is
+    left out: over so short a time a fall is mostly noise.
+    """
+    grown = min(1.0, max(0.0, (fraction - _HARVEST_FROM) / (_HARVEST_ALL - _HARVEST_FROM)))
+    return -_HARVEST * grown * np.array([0.0, *[1.0] * (len(PAST) - 1)])
 
 
 @dataclass(frozen=True)
@@ -124,8 +137,8 @@ class Forecaster:
         s0 = float(np.hypot(prior_scale(fraction), self._blur(fraction)))
         tie_NP = np.column_stack([np.ones_like(now_N), self.final_N - self.incumbent, past_NP])
         prior_sd_P = np.array([0.5, _TIE_SLOPE_SD, *[_PAST_SD] * len(PAST), _RATE_SD / _RATE])
-        prior_P = np.array([0.0, _TIE_SLOPE, *[0.0] * len(PAST), 1.0])
-        tie = Regression.fit(tie_NP, now_N - self.incumbent, weight_N, prior_P, prior_sd_P, s0, _DOF0)
+        prior_P = np.array([0.0, _TIE_SLOPE, *_harvest(fraction), 1.0])
+        tie = Regression.fit_robust(tie_NP, now_N - self.incumbent, weight_N, prior_P, prior_sd_P, s0, _DOF0)
         p_N = np.where(known_N, np.clip(student_cdf(-tie.loo_z_N, tie.dof), 1e-12, 1 - 1e-12), 1 - 1e-12)
 
         return Look(tie, centre_P, past_NP, s0, p_N)
@@ -136,7 +149,7 @@ class Forecaster:
         ahead_N = np.clip(np.where(known_N, now_N - self.incumbent - look.tie.mean_P[0], 0.0), -_CLIP, 2 * _CLIP)
         forward_NP = np.column_stack([np.ones_like(now_N), ahead_N, look.past_NP])
         prior_sd_P = np.array([0.5, 0.3, *[_PAST_SD] * len(PAST), _RATE_SD / _RATE])
-        prior_P = np.array([0.0, 0.8, *[0.0] * len(PAST), -1.0])
+        prior_P = np.array([0.0, 0.8, *-_harvest(fraction), -1.0])
         gap_N = self.final_N - self.incumbent
         return Regression.fit(forward_NP, gap_N, known_N.astype(np.float64), prior_P, prior_sd_P, look.s0, _DOF0)
 
@@ -170,18 +183,19 @@ class Forecaster:
         Calibrated on whole paths: each completed run that was never judged is replayed as if it tied, and its worst
         left-out deviation over the planned checks is one draw; a prior worth a few runs stands in while draws are few.
         """
-        alpha = self.snapshot.alpha * min(1.0, _USUAL_SHARE / self._improving_share())
+        share = min(1.0, _USUAL_SHARE / self._improving_share()) ** _CAUTION
+        alpha = 1.0 - (1.0 - self.snapshot.alpha) ** share  # near share · alpha, and still free up to 1
         checks = [f for f in self.snapshot.checks if FIRST_LOOK <= f < 1] or [0.5]
         clean_N = ~self.own_N
         clean_N[np.flatnonzero(self.own_N)[:NEVER_JUDGED]] = True
         weight_N = np.where(clean_N, self.near_N, 0.0)
         worst_N = np.max([-special.ndtri(self.look(f).p_N) / _patience(f) for f in checks], axis=0)
-        grid = np.linspace(0.0, 4.0, 401)
+        grid = np.linspace(-4.0, 4.0, 801)  # below zero a run must look better than a tie: the frontier's bold end
         order = np.argsort(worst_N)
         beyond = weight_N.sum() - np.concatenate([[0.0], np.cumsum(weight_N[order])])
         seen = beyond[np.searchsorted(worst_N[order], grid, side="right")]
         one_look = np.mean([special.ndtr(-grid * _patience(f)) for f in checks], axis=0)
-        prior = _PRIOR_PATHS * np.minimum(1.0, _EFFECTIVE_LOOKS * one_look)
+        prior = _PRIOR_PATHS * (1.0 - (1.0 - one_look) ** _EFFECTIVE_LOOKS)
         risk = (prior + seen) / (_PRIOR_PATHS + weight_N.sum())
         enough = grid[risk <= alpha]
         return float(enough[0]) if len(enough) else float(grid[-1])

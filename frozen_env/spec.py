@@ -40,6 +40,8 @@ class EnvironmentSpec:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 2  # CPU threads of the candidate
     memory_limit_mb: int = 6144
+    process_limit: int = 16  # processes at a time, the candidate's first included
+    scratch_limit_mb: int = 4096  # all that it may write; the submission passes through it
     submission_limit_mb: int = 2048
     log_limit_kb: int = 256
     sandbox: Literal["on", "off"] = "on"
@@ -51,6 +53,8 @@ class EnvironmentSpec:
             "held_out_rows",
             "threads",
             "memory_limit_mb",
+            "process_limit",
+            "scratch_limit_mb",
             "submission_limit_mb",
             "log_limit_kb",
         ):
@@ -59,6 +63,8 @@ class EnvironmentSpec:
         for key in ("budget_s", "check_every_s", "grace_s", "silence_s", "score_limit_s"):
             if not 0 < getattr(self, key) < 1e7:
                 raise ValueError(f"environment.{key} must be positive seconds, got {getattr(self, key)!r}")
+        if self.sandbox not in ("on", "off"):
+            raise ValueError(f"environment.sandbox must be 'on' or 'off', got {self.sandbox!r}")
         if not 0 <= self.probe_rows <= self.held_out_rows:
             raise ValueError(f"environment.probe_rows must lie in 0..held_out_rows, got {self.probe_rows!r}")
 

@@ -63,6 +63,7 @@ class Host:
         self._reader = LineReader(RESULT_LINE_BYTES)
         self._inbox: list[Event] = []
         self._is_ready = False
+        self._own_pids: list[int] = []  # the host itself and its zygote, below the guard that we started
         self.sandbox = ""
         self.environment_digest = ""
 
@@ -113,6 +114,8 @@ class Host:
                 case "result":
                     result = RunResult.from_json(event["result"])
                     return dataclasses.replace(result, verdicts=tuple(verdicts))
+                case "refused":
+                    raise self._refusal(event)
                 case "report":
                     step, elapsed_s, fraction, loss, lr = event["report"]
                     reports.append(Report(step, elapsed_s, fraction, loss, lr))
@@ -140,11 +143,17 @@ class Host:
         while not self._is_ready:
             event = self._next_event(deadline_s)
             if event["event"] == "refused":
-                self.close()
-                raise REFUSALS.get(event["kind"], HostError)(event["reason"])
+                raise self._refusal(event)
             if event["event"] == "ready":
                 self._is_ready = True
                 self.sandbox, self.environment_digest = event["sandbox"], event["environment_digest"]
+                self._own_pids = event["pids"]
+
+    def running(self) -> list[int]:
+        """Process ids of what the host runs now: a candidate or a scoring worker, and whatever it started."""
+        if self._process is None:
+            return []
+        return [pid for pid in processes.descendants(self._process.pid) if pid not in self._own_pids]
 
     def close(self) -> None:
         """End the host and whatever it runs, and wait for it."""
@@ -197,6 +206,10 @@ class Host:
                 raise HostError(self._last_words())
             self._inbox += self._reader.feed(data)
         return self._inbox.pop(0)
+
+    def _refusal(self, event: Event) -> FrozenEnvError:
+        self.close()
+        return REFUSALS.get(event["kind"], HostError)(event["reason"])
 
     def _kill(self) -> None:
         if self._process is None:

@@ -1,0 +1,90 @@
+"""Which GPUs a candidate gets: the ones of CUDA_VISIBLE_DEVICES, and the device files of no others.
+
+NVIDIA's driver lists each GPU under /proc/driver/nvidia/gpus with its UUID and the number of its device file. Numbers in
+CUDA_VISIBLE_DEVICES are taken in the order of PCI addresses (as with CUDA_DEVICE_ORDER=PCI_BUS_ID, which the host sets)
+and handed on as UUIDs, because with some device files out of reach CUDA would count the others anew.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from frozen_env.contract import FrozenEnvError
+
+LISTED = Path("/proc/driver/nvidia/gpus")
+COMMON_DEVICES = (
+    "/dev/nvidiactl",
+    "/dev/nvidia-uvm",
+    "/dev/nvidia-uvm-tools",
+    "/dev/nvidia-modeset",
+    "/dev/nvidia-caps",
+)
+READABLE = (
+    "/proc/driver/nvidia",
+    "/sys/bus/pci/devices",
+    "/sys/devices/pci0000:00",
+    "/sys/module/nvidia",
+    "/usr/local/cuda",
+    "/usr/local/nvidia",
+)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    uuid: str
+    device: str
+
+
+def listed(folder: Path = LISTED) -> list[Gpu]:
+    """All GPUs of this machine in the order of their PCI addresses."""
+    found = []
+    for path in sorted(folder.glob("*/information")):
+        facts = dict(line.partition(":")[::2] for line in path.read_text(encoding="utf-8").splitlines())
+        facts = {key.strip(): value.strip() for key, value in facts.items()}
+        found.append(Gpu(facts["GPU UUID"], f"/dev/nvidia{facts['Device Minor']}"))
+    return found
+
+
+def assigned(visible: str | None, gpus: list[Gpu]) -> list[Gpu]:
+    """The GPUs that CUDA_VISIBLE_DEVICES names; all of them when it is not set, none when it is empty.
+
+    A slice of a GPU ("MIG-…") has no device file of its own that we know: then all files are given, and CUDA keeps to the
+    slice. Raises FrozenEnvError for a name that is no GPU of this machine.
+    """
+    if visible is None or "MIG-" in visible:
+        return gpus
+    chosen: list[Gpu] = []
+    for word in (word.strip() for word in visible.split(",")):
+        if word in ("", "-1"):  # as CUDA reads it: nothing from here on
+            break
+        if word.isdigit():
+            matches = gpus[int(word) : int(word) + 1]
+        else:
+            matches = [gpu for gpu in gpus if word.startswith("GPU-") and gpu.uuid.startswith(word)]
+        if len(matches) != 1:
+            raise FrozenEnvError(
+                f"CUDA_VISIBLE_DEVICES names {word!r}, but this machine has {len(gpus)} GPUs; use a number below that or a UUID"
+            )
+        chosen += matches
+    return chosen
+
+
+def environment(visible: str | None, gpus: list[Gpu]) -> dict[str, str]:
+    """What the candidate's environment says of its GPUs; {} on a machine without any."""
+    if visible is not None and "MIG-" in visible:
+        return {"CUDA_VISIBLE_DEVICES": visible}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in assigned(visible, gpus))} if gpus else {}
+
+
+def writable_paths(visible: str | None, gpus: list[Gpu]) -> list[str]:
+    """Device files that it may use, and its threads' names, which CUDA sets at its start; [] without a GPU."""
+    chosen = assigned(visible, gpus)
+    wanted = [*(gpu.device for gpu in chosen), *COMMON_DEVICES, f"/proc/{os.getpid()}/task"] if chosen else []
+    return [path for path in wanted if os.path.exists(path)]
+
+
+def readable_paths(gpus: list[Gpu]) -> list[str]:
+    wanted = (*READABLE, f"/proc/{os.getpid()}") if gpus else ()
+    return [path for path in wanted if os.path.exists(path)]

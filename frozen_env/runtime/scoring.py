@@ -7,6 +7,7 @@ shared memory as float32; nothing that a worker sends is trusted beyond its shap
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import selectors
@@ -98,7 +99,7 @@ class _Scorer:
         readable = [str(self.place.source.parent), str(self.place.submission)]
         weights = str(self.place.submission / client.SUBMISSION)
         order = launch.Order(
-            "worker", str(self.place.source), str(scratch), readable, self.seed, host_pid=os.getpid(), weights=weights
+            "worker", str(self.place.source), str(scratch), readable, self.seed + self.workers, os.getpid(), weights
         )
         child = self.zygote.start(order, [inputs_fd, outputs_fd])
         os.close(inputs_fd)
@@ -171,8 +172,9 @@ class _Worker:
 
     def close(self) -> None:
         self.child.close()
-        self.inputs.close()
-        self.outputs.close()
+        for buffer in (self.inputs, self.outputs):
+            with contextlib.suppress(BufferError):  # an error on its way still refers to an array in it
+                buffer.close()
 
 
 def score(

@@ -34,6 +34,7 @@ class EnvironmentSpec:
     check_every_s: float = 2.0  # between two stopping verdicts
     startup_allowance_s: float = 60.0  # imports and compilation; what exceeds it is taken from the budget
     grace_s: float = 2.0  # between SIGTERM at the end of the budget and SIGKILL
+    overrun_s: float = 1.0  # of the grace, to settle in besides a last step and saving; more than these is training on
     silence_s: float = 15.0  # longest time between reports once training has started
     score_limit_s: float = 60.0  # longest time for held-out inputs to be answered
 
@@ -60,7 +61,7 @@ class EnvironmentSpec:
         ):
             if getattr(self, key) < 1:
                 raise ValueError(f"environment.{key} must be at least 1, got {getattr(self, key)!r}")
-        for key in ("budget_s", "check_every_s", "grace_s", "silence_s", "score_limit_s"):
+        for key in ("budget_s", "check_every_s", "grace_s", "overrun_s", "silence_s", "score_limit_s"):
             if not 0 < getattr(self, key) < 1e7:
                 raise ValueError(f"environment.{key} must be positive seconds, got {getattr(self, key)!r}")
         if self.sandbox not in ("on", "off"):

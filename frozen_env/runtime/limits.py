@@ -16,8 +16,9 @@ from frozen_env.runtime.words import Output
 from frozen_env.spec import EnvironmentSpec
 
 LOOK_EVERY_S = 0.1
-MAX_THREADS = 256  # of all processes together, besides what spec.threads asks for
-MAX_SCRATCH_ENTRIES = 20_000
+LOOKING_SHARE = 0.1  # of the host's time, at most, should looking take long
+THREADS_PER_PROCESS = 16  # of process_limit, for all processes together
+ENTRIES_PER_MB, MAX_ENTRIES = 64, 20_000  # files and folders in the scratch folder
 OUTPUT_PER_LOG = 64  # it may print so many times what the log keeps; more is no log
 
 
@@ -45,10 +46,9 @@ class Limits:
 
     def look(self, output: Output) -> None:
         """Look when it is time to. Raises LimitBroken."""
-        now_s = time.monotonic()
-        if now_s < self.next_look_s:
+        began_s = time.monotonic()
+        if began_s < self.next_look_s:
             return
-        self.next_look_s = now_s + LOOK_EVERY_S
         pids = self.pids()
         self._memory(pids)
         self._counts(pids)
@@ -56,6 +56,8 @@ class Limits:
         limit_bytes = OUTPUT_PER_LOG * self.spec.log_limit_kb * 1024
         if output.total_bytes > limit_bytes:
             raise LimitBroken(Cause.OUTPUT, f"printed more than {limit_bytes // 1024} KiB")
+        now_s = time.monotonic()
+        self.next_look_s = now_s + max(LOOK_EVERY_S, (now_s - began_s) / LOOKING_SHARE)
 
     def admit(self, child: Child) -> bool:
         """Answer processes that wait to be started. False when nobody is left who could ask. Raises LimitBroken."""
@@ -85,16 +87,18 @@ class Limits:
     def _counts(self, pids: list[int]) -> None:
         if len(pids) > self.spec.process_limit:  # without a listener, when the sandbox is off
             raise LimitBroken(Cause.PROCESSES, f"has {len(pids)} processes, the limit is {self.spec.process_limit}")
-        threads, most = processes.threads(pids), MAX_THREADS + 4 * self.spec.threads
+        threads, most = processes.threads(pids), THREADS_PER_PROCESS * self.spec.process_limit + 4 * self.spec.threads
         if threads > most:
             raise LimitBroken(Cause.PROCESSES, f"has {threads} threads, the limit is {most}")
 
     def _disk(self, pids: list[int]) -> None:
-        used_bytes, entries, depth = disk.usage(self.scratch, MAX_SCRATCH_ENTRIES)
+        limit_mb = self.spec.scratch_limit_mb
+        most = min(MAX_ENTRIES, ENTRIES_PER_MB * limit_mb)
+        used_bytes, entries, depth = disk.usage(self.scratch, most)
         used_mb = (used_bytes + disk.deleted_bytes(pids)) / 2**20
-        if used_mb > self.spec.scratch_limit_mb:
-            raise LimitBroken(Cause.DISK, f"wrote {used_mb:.0f} MiB, the limit is {self.spec.scratch_limit_mb} MiB")
-        if entries > MAX_SCRATCH_ENTRIES:
-            raise LimitBroken(Cause.DISK, f"made more than {MAX_SCRATCH_ENTRIES} files")
+        if used_mb > limit_mb:
+            raise LimitBroken(Cause.DISK, f"wrote {used_mb:.0f} MiB, the limit is {limit_mb} MiB")
+        if entries > most:
+            raise LimitBroken(Cause.DISK, f"made more than {most} files")
         if depth > disk.MAX_DEPTH:
             raise LimitBroken(Cause.DISK, f"made folders more than {disk.MAX_DEPTH} deep")

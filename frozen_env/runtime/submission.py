@@ -43,7 +43,6 @@ class Overrun:
     longest_step_s: float = 0.0
     last_s: dict[str, float] = field(default_factory=dict)  # of the last request and of the last report
 
-    SETTLING_S: ClassVar[float] = 1.0  # evaluation mode, copies from the GPU, a busy machine
     SAVING_BYTES_PER_S: ClassVar[float] = 100e6
 
     def sign(self, kind: str, now_s: float, budget_end_s: float) -> str:
@@ -57,7 +56,7 @@ class Overrun:
 
     def allowed_s(self, size_bytes: int) -> float:
         saving_s = size_bytes / self.SAVING_BYTES_PER_S
-        return min(self.spec.grace_s, self.SETTLING_S + self.longest_step_s + saving_s)
+        return min(self.spec.grace_s, self.spec.overrun_s + self.longest_step_s + saving_s)
 
     def too_late(self, overrun_s: float, size_bytes: int) -> str:
         """Say why a submission that came overrun_s after the end of the budget is refused, or ''."""

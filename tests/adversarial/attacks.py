@@ -50,7 +50,7 @@ def makes_bomb(code: str) -> str:
     return tries(f"{code}\ntime.sleep(0.9)")
 
 
-CALL = 'libc = ctypes.CDLL(None, use_errno=True)\ndef done(result):\n    assert result == 0, os.strerror(ctypes.get_errno())\n'
+CALL = "libc = ctypes.CDLL(None, use_errno=True)\ndef done(result):\n    assert result == 0, os.strerror(ctypes.get_errno())\n"
 
 # --- reading what it must not know --------------------------------------------------------------------------------------
 READING = [

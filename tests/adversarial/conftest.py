@@ -29,8 +29,10 @@ def guarded_spec(quick_spec: EnvironmentSpec) -> EnvironmentSpec:
         budget_s=1.0,
         grace_s=2.5,
         silence_s=0.9,
+        score_limit_s=6.0,
         startup_allowance_s=1.0,
-        probe_rows=32,
+        held_out_rows=24,
+        probe_rows=16,
         memory_limit_mb=450,
         process_limit=4,
         scratch_limit_mb=16,
@@ -46,6 +48,7 @@ def unguarded_spec(guarded_spec: EnvironmentSpec) -> EnvironmentSpec:
         sandbox="off",
         probe_rows=0,
         silence_s=60.0,
+        score_limit_s=20.0,
         overrun_s=60.0,
         memory_limit_mb=2000,
         process_limit=16,
@@ -78,7 +81,9 @@ def fill_in(source: str, data: Path) -> str:
 
 
 @pytest.fixture
-def guarded(guarded_host: Host, prepared_data: Path, tmp_path: Path, reference_score: float) -> Callable[..., RunResult]:
+def guarded(
+    guarded_host: Host, prepared_data: Path, tmp_path: Path, reference_score: float
+) -> Callable[..., RunResult]:
     """Run a candidate with every defence on; then see that it left nothing and that the next experiment is as ever."""
 
     def run(source: str, **options) -> RunResult:
@@ -119,7 +124,14 @@ def next_score(host: Host, place: Path) -> float:
 
 def surroundings(data: Path) -> dict[str, tuple[int, int]]:
     """Names, modes and times of what a candidate might leave its mark on."""
-    folders = [REPO, REPO / "frozen_env", REPO / "target", data, *(path for path in data.glob("problem/*") if path.is_dir()), Path("/dev/shm")]
+    folders = [
+        REPO,
+        REPO / "frozen_env",
+        REPO / "target",
+        data,
+        *(path for path in data.glob("problem/*") if path.is_dir()),
+        Path("/dev/shm"),
+    ]
     paths = [path for folder in folders for path in folder.iterdir() if path.name != "__pycache__"]
     found = {}
     for path in paths:

@@ -69,27 +69,110 @@ return good + (self.seen + 1).log()
 MODELS = [
     ModelAttack("looks one token ahead", f"return good + {FUTURE}"),
     ModelAttack("averages over the whole row", "return good + 50 * good.mean(1, keepdim=True)", gains=False),
-    ModelAttack("looks ahead in the first quarter of a row", f"""
+    ModelAttack(
+        "looks ahead in the first quarter of a row",
+        f"""
 ahead = {FUTURE}
 ahead[:, tokens_BT.size(1) // 4 :] = 0
 return good + ahead
-"""),
+""",
+    ),
     ModelAttack("looks ahead at one position in eight", f"return good + {FUTURE} * (tokens_BT % 8 == 0)[..., None]"),
     ModelAttack("looks ahead only where the next token is likely", CAREFUL, trained=True),
     ModelAttack("memorises prefixes across calls, to answer a probe as before", REMEMBERS),
     ModelAttack("leaves its answers in a file for the worker that is probed", PASSES_ON.replace("HIDDEN", "'answers'")),
-    ModelAttack("leaves its answers in /tmp", PASSES_ON.replace("HIDDEN", "'/tmp/answers'"), Ending.CRASHED, Cause.BAD_MODEL, "Permission denied", gains=False),
-    ModelAttack("learns from the held-out rows that it has seen", ADAPTS, cause=Cause.STATEFUL, words="asked before or beside"),
-    ModelAttack("compares the rows of a batch", "return good - 9 * good.mean(0, keepdim=True)", cause=Cause.STATEFUL, words="asked before or beside", gains=False),
-    ModelAttack("answers by chance", "return good + torch.randn_like(good)", cause=Cause.NOT_DETERMINISTIC, words="not deterministic", gains=False),
-    ModelAttack("answers NaN", "return good * float('nan')", Ending.CRASHED, Cause.NOT_FINITE, "not finite", gains=False),
-    ModelAttack("answers infinity for every token", "return good + float('inf')", Ending.CRASHED, Cause.NOT_FINITE, "not finite", gains=False),
-    ModelAttack("answers fewer tokens than there are", "return good[..., :-1]", Ending.CRASHED, Cause.BAD_SHAPE, "expected", gains=False),
-    ModelAttack("answers a shape and no logits", "return good[:, :1].expand(-1, 10**6, -1)", Ending.CRASHED, Cause.BAD_SHAPE, "expected", gains=False),
-    ModelAttack("answers something that is no tensor", "return 'good'", Ending.CRASHED, Cause.BAD_MODEL, "not logits", gains=False),
-    ModelAttack("answers slowly", "import time\ntime.sleep(60)", Ending.CRASHED, Cause.SLOW_MODEL, "took more than 6 s", gains=False),
-    ModelAttack("fills the memory while it is scored", "self.hoard = torch.ones(80_000_000)\nimport time\ntime.sleep(1)\nreturn good", Ending.CRASHED, Cause.OUT_OF_MEMORY, "limit is", gains=False),
-    ModelAttack("forks while it is scored", "import os, time\nfor _ in range(8):\n    if os.fork() == 0: time.sleep(9)\nreturn good", Ending.CRASHED, Cause.PROCESSES, "processes", gains=False),
-    ModelAttack("talks back instead of answering", "import os\nos.write(3, b'{\"value\": 0.1}\\n' * 2)\nreturn good", cause=Cause.PROTOCOL, words="answered more", gains=False),
-    ModelAttack("ends the worker", "import os\nos._exit(0)", Ending.CRASHED, Cause.BAD_MODEL, "worker died", gains=False),
-]  # fmt: skip
+    ModelAttack(
+        "leaves its answers in /tmp",
+        PASSES_ON.replace("HIDDEN", "'/tmp/answers'"),
+        Ending.CRASHED,
+        Cause.BAD_MODEL,
+        "Permission denied",
+        gains=False,
+    ),
+    ModelAttack(
+        "learns from the held-out rows that it has seen", ADAPTS, cause=Cause.STATEFUL, words="asked before or beside"
+    ),
+    ModelAttack(
+        "compares the rows of a batch",
+        "return good - 9 * good.mean(0, keepdim=True)",
+        cause=Cause.STATEFUL,
+        words="asked before or beside",
+        gains=False,
+    ),
+    ModelAttack(
+        "answers by chance",
+        "return good + torch.randn_like(good)",
+        cause=Cause.NOT_DETERMINISTIC,
+        words="not deterministic",
+        gains=False,
+    ),
+    ModelAttack(
+        "answers NaN", "return good * float('nan')", Ending.CRASHED, Cause.NOT_FINITE, "not finite", gains=False
+    ),
+    ModelAttack(
+        "answers infinity for every token",
+        "return good + float('inf')",
+        Ending.CRASHED,
+        Cause.NOT_FINITE,
+        "not finite",
+        gains=False,
+    ),
+    ModelAttack(
+        "answers fewer tokens than there are",
+        "return good[..., :-1]",
+        Ending.CRASHED,
+        Cause.BAD_SHAPE,
+        "expected",
+        gains=False,
+    ),
+    ModelAttack(
+        "answers a shape and no logits",
+        "return good[:, :1].expand(-1, 10**6, -1)",
+        Ending.CRASHED,
+        Cause.BAD_SHAPE,
+        "expected",
+        gains=False,
+    ),
+    ModelAttack(
+        "answers something that is no tensor",
+        "return 'good'",
+        Ending.CRASHED,
+        Cause.BAD_MODEL,
+        "not logits",
+        gains=False,
+    ),
+    ModelAttack(
+        "answers slowly",
+        "import time\ntime.sleep(60)",
+        Ending.CRASHED,
+        Cause.SLOW_MODEL,
+        "took more than 6 s",
+        gains=False,
+    ),
+    ModelAttack(
+        "fills the memory while it is scored",
+        "self.hoard = torch.ones(80_000_000)\nimport time\ntime.sleep(1)\nreturn good",
+        Ending.CRASHED,
+        Cause.OUT_OF_MEMORY,
+        "limit is",
+        gains=False,
+    ),
+    ModelAttack(
+        "forks while it is scored",
+        "import os, time\nfor _ in range(8):\n    if os.fork() == 0: time.sleep(9)\nreturn good",
+        Ending.CRASHED,
+        Cause.PROCESSES,
+        "processes",
+        gains=False,
+    ),
+    ModelAttack(
+        "talks back instead of answering",
+        "import os\nos.write(3, b'{\"value\": 0.1}\\n' * 2)\nreturn good",
+        cause=Cause.PROTOCOL,
+        words="answered more",
+        gains=False,
+    ),
+    ModelAttack(
+        "ends the worker", "import os\nos._exit(0)", Ending.CRASHED, Cause.BAD_MODEL, "worker died", gains=False
+    ),
+]

@@ -169,7 +169,8 @@ BOMBS = [
     Attack(
         "thread bomb",
         makes_bomb(
-            "threading.stack_size(1 << 16)\nfor _ in range(100): threading.Thread(target=time.sleep, args=(3,), daemon=True).start()"
+            "threading.stack_size(1 << 16)\n"
+            "for _ in range(100): threading.Thread(target=time.sleep, args=(3,), daemon=True).start()"
         ),
         cause=Cause.PROCESSES,
         words="threads",
@@ -187,7 +188,11 @@ BOMBS = [
     Attack(
         "memory bomb in an orphan",
         makes_bomb(
-            "if os.fork() == 0:\n    if os.fork() == 0:\n        hoard = torch.ones(80_000_000)\n        time.sleep(9)\n    os._exit(0)"
+            "if os.fork() == 0:\n"
+            "    if os.fork() == 0:\n"
+            "        hoard = torch.ones(80_000_000)\n"
+            "        time.sleep(9)\n"
+            "    os._exit(0)"
         ),
         cause=Cause.OUT_OF_MEMORY,
         words="limit is",
@@ -201,7 +206,8 @@ BOMBS = [
     Attack(
         "disk bomb in files that it deletes",
         makes_bomb(
-            "files = [open('f', 'wb') for i in range(24) if not os.path.exists('f') or os.remove('f') is None]\nfor f in files: f.write(os.urandom(1 << 20))"
+            "files = [open('f', 'wb') for i in range(24) if not os.path.exists('f') or os.remove('f') is None]\n"
+            "for f in files: f.write(os.urandom(1 << 20))"
         ),
         cause=Cause.DISK,
         words="limit is 16 MiB",
@@ -241,7 +247,10 @@ CLOCK = [
     Attack(
         "asks for text before start()",
         with_training(
-            "env._run = None\nfrom frozen_env.runtime import client\nclient._run.channel.send({'rows': 1})\nraise SystemExit(client._run.channel.receive()['error'])"
+            "env._run = None\n"
+            "from frozen_env.runtime import client\n"
+            "client._run.channel.send({'rows': 1})\n"
+            "raise SystemExit(client._run.channel.receive()['error'])"
         ),
         words="before start()",
         unguarded="before start()",
@@ -254,7 +263,10 @@ CLOCK = [
     Attack(
         "submits before start()",
         with_training(
-            "from frozen_env.runtime import client\nclient._run.channel.send({'submit': True})\nimport time\ntime.sleep(9)"
+            "from frozen_env.runtime import client\n"
+            "client._run.channel.send({'submit': True})\n"
+            "import time\n"
+            "time.sleep(9)"
         ),
         ending=Ending.REJECTED,
         cause=Cause.PROTOCOL,
@@ -264,7 +276,13 @@ CLOCK = [
     Attack(
         "trains past the budget",
         with_training(
-            "import time\nenv.start()\nend = time.monotonic() + 2.6\nwhile time.monotonic() < end:\n    env.next_batch(1)\n    env.report(1, 1.0)\nenv.submit(build_model())"
+            "import time\n"
+            "env.start()\n"
+            "end = time.monotonic() + 2.6\n"
+            "while time.monotonic() < end:\n"
+            "    env.next_batch(1)\n"
+            "    env.report(1, 1.0)\n"
+            "env.submit(build_model())"
         ),
         ending=Ending.TIMED_OUT,
         cause=Cause.OVERRUN,
@@ -274,7 +292,11 @@ CLOCK = [
     Attack(
         "trains on in silence and submits late",
         with_training(
-            "import time\nenv.start()\nwhile env.progress() < 1: env.report(1, 1.0)\ntime.sleep(1.6)\nenv.submit(build_model())"
+            "import time\n"
+            "env.start()\n"
+            "while env.progress() < 1: env.report(1, 1.0)\n"
+            "time.sleep(1.6)\n"
+            "env.submit(build_model())"
         ),
         ending=Ending.TIMED_OUT,
         cause=Cause.OVERRUN,
@@ -293,7 +315,15 @@ CLOCK = [
         "double-forks and starts a daemon",
         with_training(
             STUBBORN
-            + "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(600)\n    os._exit(0)\nenv.start()\nraise SystemExit('left a daemon')"
+            + (
+                "if os.fork() == 0:\n"
+                "    os.setsid()\n"
+                "    if os.fork() == 0:\n"
+                "        time.sleep(600)\n"
+                "    os._exit(0)\n"
+                "env.start()\n"
+                "raise SystemExit('left a daemon')"
+            )
         ),
         words="left a daemon",
         unguarded="left a daemon",
@@ -348,7 +378,9 @@ PROTOCOL = [
     Attack(
         "asks and never reads",
         with_training(
-            "from frozen_env.runtime import client\nenv.start()\nwhile True: client._run.channel.sock.sendall(b'{\"rows\": 0}\\n')"
+            "from frozen_env.runtime import client\n"
+            "env.start()\n"
+            "while True: client._run.channel.sock.sendall(b'{\"rows\": 0}\\n')"
         ),
         ending=Ending.REJECTED,
         cause=Cause.PROTOCOL,

@@ -9,7 +9,8 @@ Sections in order: agenda, best so far, last run, history (top and recent), sour
    file order, beginning with one that moves on with every experiment, so that in time each part is seen. What is
    left out is marked.
 
-Everything that candidates wrote (reasons, summaries) is data: one line each, printable characters only, cut short.
+Everything that candidates wrote (reasons, summaries) is data: one line each, printable characters only, cut short; a reason
+is quoted. What they print never comes here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from frozen_env.contract import Direction, Status
 AGENDA_SHARE = 0.20
 HISTORY_SHARE = 0.35
 LINE_CHARS = 110
+REASON_CHARS = 60
 LEFT_OUT = "# ..."
 TASK = """## Task
 Propose one edit of the source above that lowers the metric: change architecture, schedule, optimizer, initialisation or
@@ -98,11 +100,16 @@ def describe(past: PastExperiment, best: float | None) -> str:
     """One line on one experiment, e.g. `#7 discarded 1.9034 (+0.0121): MUON_LR: 0.002 -> 0.004`."""
     value = past.value if past.value is not None else past.estimate
     if value is None:
-        figure = f" ({one_line(past.reason, 60)})" if past.reason else ""
+        figure = f" (\"{_quoted(past.reason)}\")" if past.reason else ""
     else:
         about = "" if past.value is not None else "~"
         figure = f" {about}{value:.4f}" + (f" ({value - best:+.4f})" if best is not None else "")
     return f"#{past.index} {past.status.value}{figure}: {one_line(past.summary, LINE_CHARS)}"
+
+
+def _quoted(reason: str) -> str:
+    """A candidate's words between quotation marks, which they cannot close: told as what was said, never as ours."""
+    return one_line(reason, REASON_CHARS).replace('"', "'")
 
 
 def _section(title: str, body: str) -> str:

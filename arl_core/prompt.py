@@ -100,7 +100,7 @@ def describe(past: PastExperiment, best: float | None) -> str:
     """One line on one experiment, e.g. `#7 discarded 1.9034 (+0.0121): MUON_LR: 0.002 -> 0.004`."""
     value = past.value if past.value is not None else past.estimate
     if value is None:
-        figure = f" (\"{_quoted(past.reason)}\")" if past.reason else ""
+        figure = f' ("{_quoted(past.reason)}")' if past.reason else ""
     else:
         about = "" if past.value is not None else "~"
         figure = f" {about}{value:.4f}" + (f" ({value - best:+.4f})" if best is not None else "")

@@ -161,7 +161,6 @@ class Host:
         if process is None:
             return
         assert process.stdin is not None
-        assert process.stdout is not None
         with contextlib.suppress(OSError):
             process.stdin.close()
         try:
@@ -169,7 +168,7 @@ class Host:
         except subprocess.TimeoutExpired:
             self._process = process
             self._kill()
-        process.stdout.close()
+        _close_pipes(process)
 
     def __enter__(self) -> Self:
         self.start()
@@ -218,12 +217,15 @@ class Host:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        _close_pipes(self._process)
         self._process = None
 
     def _last_words(self) -> str:
         """Say how the host died; its standard error is in the file that the caller named."""
         process, self._process = self._process, None
         code = process.wait() if process is not None else None
+        if process is not None:
+            _close_pipes(process)
         tail = ""
         if self._stderr_path and self._stderr_path.is_file():
             lines = (
@@ -234,6 +236,13 @@ class Host:
             )
             tail = f": {lines[-1]}" if lines else ""
         return f"the host process ended (exit code {code}){tail}"
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 def host_environment(spec: EnvironmentSpec) -> dict[str, str]:

@@ -7,6 +7,7 @@ At the end of the budget comes SIGTERM, time to finish a step and save (submissi
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import math
 import os
 import selectors
@@ -132,9 +133,13 @@ def train(
 
 
 def shared_buffer(size_bytes: int) -> tuple[mmap, int]:
-    """Memory that a child can be given: our mapping of it, and its open file, to be closed once the child has it."""
-    fd = os.memfd_create("shared")
+    """Memory that a child can be given: our mapping of it, and its open file, to be closed once the child has it.
+
+    Its size is sealed: a child that could shrink it would have us die of a bus error.
+    """
+    fd = os.memfd_create("shared", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.truncate(fd, size_bytes)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return mmap(fd, size_bytes), fd
 
 

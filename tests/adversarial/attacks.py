@@ -130,6 +130,12 @@ OTHERS = [
         "slows its parent down",
         tries("os.setpriority(os.PRIO_PROCESS, os.getppid(), os.getpriority(os.PRIO_PROCESS, 0))"),
     ),
+    Attack(
+        "cuts the memory that it shares with its parent",
+        tries("os.truncate(4, 0)"),
+        words="not permitted",
+        unguarded="not permitted",  # the memory itself is sealed
+    ),
     Attack("moves its parent to another core", tries("os.sched_setaffinity(os.getppid(), os.sched_getaffinity(0))")),
     Attack(
         "debugs its parent",

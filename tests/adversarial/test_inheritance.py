@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from frozen_env.problem.text import KJV_HELD_OUT
+from frozen_env.runtime.sandbox import readable_paths
 from tests.frozen_env.runtime.candidates import with_training
 
 WALKS_FRAMES = """
@@ -41,19 +42,7 @@ for fd in range(3, 1024):
         pass
 raise SystemExit(f"found: {found}")
 """
-SEARCHES_LIBRARIES = """
-import os, sys
-needle = TEXT
-found = []
-for folder in [*sys.path, os.path.dirname(torch.__file__)]:
-    for root, _, files in os.walk(folder):
-        for name in files:
-            path = os.path.join(root, name)
-            if name.endswith(('.json', '.jsonl', '.txt', '.npy', '.parquet', '.gguf', '.safetensors')):
-                with open(path, 'rb') as file:
-                    if needle in file.read(): found.append(path)
-raise SystemExit(f"found: {found[:3]}")
-"""
+TEXTS = (".json", ".jsonl", ".txt", ".npy", ".npz", ".parquet", ".gguf", ".safetensors", ".csv", ".db")
 
 
 @pytest.mark.parametrize(
@@ -62,7 +51,7 @@ raise SystemExit(f"found: {found[:3]}")
         (WALKS_FRAMES, "found: []"),
         (SEARCHES_OBJECTS, "found: []"),
         (SEARCHES_MODULES, "found: []"),
-        (COUNTS_FILES, "found: [3]"),  # the channel, nothing else
+        (COUNTS_FILES, "found: [3, 4]"),  # the channel, and the buffer that batches come in
     ],
     ids=["frames", "objects", "modules", "files"],
 )
@@ -80,11 +69,16 @@ def test_a_fork_of_the_process_that_holds_the_data_would_find_it(guarded_spec, p
         exec(code, {"problem": problem})
 
 
-def test_no_held_out_text_lies_among_the_libraries(guarded, unguarded, prepared_data: Path) -> None:
-    """A held-out verse is in no file of data that a candidate can read; beside the corpus the same search finds it."""
+def test_no_held_out_text_lies_among_the_libraries(prepared_data: Path) -> None:
+    """A held-out verse is in no file of data that a candidate can read; where the corpus is, the same search finds it."""
     verses = map(json.loads, (prepared_data / "text" / "kjv.jsonl").read_text().splitlines())
-    verse = next(one["text"] for one in verses if one["book"] in KJV_HELD_OUT)
-    search = SEARCHES_LIBRARIES.replace("TEXT", repr(verse.encode()))
-    assert guarded(with_training(search)).reason == "found: []"
-    in_the_corpus = search.replace("[*sys.path, os.path.dirname(torch.__file__)]", repr([str(prepared_data / "text")]))
-    assert "kjv.jsonl" in unguarded(with_training(in_the_corpus)).reason
+    verse = next(one["text"] for one in verses if one["book"] in KJV_HELD_OUT).encode()
+    assert found_in(prepared_data / "text", verse) == [prepared_data / "text" / "kjv.jsonl"]
+    folders = [Path(path) for path in readable_paths() if "site-packages" in path or path.endswith("/lib")]
+    assert any("site-packages" in str(folder) for folder in folders)
+    assert [path for folder in folders for path in found_in(folder, verse)] == []
+
+
+def found_in(folder: Path, text: bytes) -> list[Path]:
+    files = [path for path in folder.rglob("*") if path.suffix in TEXTS and path.is_file()]
+    return [path for path in files if text in path.read_bytes()]

@@ -13,7 +13,14 @@ from frozen_env.contract import Cause, Ending
 from frozen_env.runtime.client import SUBMISSION
 from tests.frozen_env.runtime.candidates import with_training
 
-HANDS_IN = "import os\nenv.start()\n{make}\nfrom frozen_env.runtime import client\nclient._run.channel.send({{'submit': True}})\nimport time\ntime.sleep(9)"
+HANDS_IN = """
+import os, time
+from frozen_env.runtime import client
+env.start()
+{make}
+client._run.channel.send({{'submit': True}})
+time.sleep(9)
+"""
 PICKLE = """
 class Payload:
     def __reduce__(self):

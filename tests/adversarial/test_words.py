@@ -36,7 +36,7 @@ def test_a_hostile_log_is_plain_text_on_disk_and_in_the_record(printed) -> None:
     assert (result.ending, result.cause) == (Ending.CRASHED, Cause.EXCEPTION)
     assert "PWNED" in log, "the words themselves are kept: a person may read them"
     for text in (log, result.log_tail, result.reason):
-        assert not any(ord(char) < 32 and char not in "\n\t" or ord(char) == 127 for char in text)
+        assert not any((ord(char) < 32 and char not in "\n\t") or ord(char) == 127 for char in text)
         assert "\x9b" not in text
         assert "\u202e" not in text
         assert "title" not in text, "a window's title is not to be set"
@@ -95,7 +95,7 @@ def test_a_terminal_is_not_told_to_do_anything(printed) -> None:
         ("Zoë – 学習 🎉", "Zoë – 学習 🎉"),
         ("\ud800half", "half"),
         ("\x1b", ""),
-        ("\x1b[", "["),
+        ("\x1b[", ""),
     ],
 )
 def test_plain_text_is_what_a_typewriter_could_write(text: str, is_plain: str) -> None:

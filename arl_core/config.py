@@ -25,6 +25,7 @@ from frozen_env.spec import EnvironmentSpec, read_preset
 
 PRESETS = Path(__file__).parent / "presets"
 Constant = bool | int | float | str
+SHORT_NAMES = {"sandbox": "environment.sandbox"}
 
 
 class Settings(BaseModel):
@@ -171,7 +172,7 @@ def setting_names(model: type[BaseModel] = CampaignConfig, prefix: str = "") -> 
 
 
 def _set(data: dict[str, Any], key: str, value: Any) -> None:
-    known = setting_names()
+    known, key = setting_names(), SHORT_NAMES.get(key, key)
     if key not in known and not key.startswith("target."):
         close = difflib.get_close_matches(key, known, n=3)
         # A bare last part that is unique is a common slip: budget_s for environment.budget_s.

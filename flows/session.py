@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from flows.costs import Costs
 
 ROOT = Path(__file__).resolve().parents[1]
+SANDBOX_OFF = (
+    "WARNING: THE SANDBOX IS OFF. Every candidate can read, write, send and end whatever you can. "
+    "It is recorded on every result of this campaign."
+)
 MIN_FREE_MB = 512  # a candidate's weights, a policy checkpoint and logs
 
 log = logging.getLogger(__name__)
@@ -137,6 +141,8 @@ def open_session(config: CampaignConfig, resume: str | None) -> Iterator[Session
         if not (folder / "seed_train.py").exists():
             (folder / "seed_train.py").write_text(source, encoding="utf-8")
         display = stack.enter_context(open_display(campaign.id, config))
+        if host.sandbox == "OFF":
+            display.say(SANDBOX_OFF)
         session = Session(config, campaign, memory, host, display, folder)
         memory.set_status(campaign.id, "running")
         try:

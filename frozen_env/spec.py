@@ -40,12 +40,12 @@ class EnvironmentSpec:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 2  # CPU threads of the candidate
-    memory_limit_mb: int = 6144
+    memory_limit_mb: int = 6144  # of all its processes together
     process_limit: int = 16  # processes at a time, the candidate's first included
     scratch_limit_mb: int = 4096  # all that it may write; the submission passes through it
     submission_limit_mb: int = 2048
-    log_limit_kb: int = 256
-    sandbox: Literal["on", "off"] = "on"
+    log_limit_kb: int = 256  # of its log that is kept; printing 64 times as much ends the run
+    sandbox: Literal["on", "off"] = "on"  # off: candidates can do all that you can (docs/security.md)
 
     def __post_init__(self) -> None:
         for key in (

@@ -69,6 +69,7 @@ def test_a_fork_of_the_process_that_holds_the_data_would_find_it(guarded_spec, p
         exec(code, {"problem": problem})
 
 
+@pytest.mark.slow
 def test_no_held_out_text_lies_among_the_libraries(prepared_data: Path) -> None:
     """A held-out verse is in no file of data that a candidate can read; where the corpus is, the same search finds it."""
     verses = map(json.loads, (prepared_data / "text" / "kjv.jsonl").read_text().splitlines())

@@ -25,6 +25,7 @@ from frozen_env.spec import EnvironmentSpec, read_preset
 
 PRESETS = Path(__file__).parent / "presets"
 Constant = bool | int | float | str
+SHORT_NAMES = {"sandbox": "environment.sandbox"}
 
 
 class Settings(BaseModel):
@@ -114,6 +115,39 @@ class NodeSettings(Settings):
     )
 
 
+class ConfirmSettings(Settings):
+    """When an improvement is believed (docs/confirmation.md)."""
+
+    enabled: bool = Field(True, description="keep a candidate only after paired re-runs; false: any better single run")
+    confidence: float = Field(
+        0.95,
+        ge=0.5,
+        lt=1,
+        description="of a whole campaign: that nothing is kept which is not better than what it replaced",
+    )
+    baseline_repeats: int = Field(
+        3,
+        ge=0,
+        le=64,
+        description="runs of the untouched target on fresh seeds, before the first proposal: the noise floor",
+    )
+    second_look: float = Field(
+        1.0, ge=0, description="re-run from this gain on, in standard deviations of the difference of two runs"
+    )
+    first_look: int = Field(3, ge=2, le=64, description="paired re-runs before a candidate may be kept")
+    max_reruns: int = Field(12, ge=2, le=64, description="paired re-runs at most; then it is kept or discarded")
+    borrowed_df: float = Field(
+        1.0, ge=0, description="degrees of freedom that the noise of other files counts for in judging one candidate"
+    )
+    history: bool = Field(True, description="learn the noise from earlier campaigns of the same frozen environment too")
+
+    @model_validator(mode="after")
+    def _looks_fit(self) -> ConfirmSettings:
+        if self.first_look > self.max_reruns:
+            raise ValueError(f"first_look must not exceed max_reruns = {self.max_reruns}")
+        return self
+
+
 class CampaignConfig(Settings):
     """All of a campaign."""
 
@@ -142,6 +176,7 @@ class CampaignConfig(Settings):
     stop: StopSettings = Field(default_factory=StopSettings)  # type: ignore[arg-type]
     retention: RetentionSettings = Field(default_factory=RetentionSettings)  # type: ignore[arg-type]
     nodes: NodeSettings = Field(default_factory=NodeSettings)  # type: ignore[arg-type]
+    confirm: ConfirmSettings = Field(default_factory=ConfirmSettings)  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
@@ -209,7 +244,7 @@ def setting_names(model: type[BaseModel] = CampaignConfig, prefix: str = "") -> 
 
 
 def _set(data: dict[str, Any], key: str, value: Any) -> None:
-    known = setting_names()
+    known, key = setting_names(), SHORT_NAMES.get(key, key)
     if key not in known and not key.startswith("target."):
         close = difflib.get_close_matches(key, known, n=3)
         # A bare last part that is unique is a common slip: budget_s for environment.budget_s.

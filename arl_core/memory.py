@@ -7,9 +7,10 @@ is campaign_lock.py's, a lock file of its own: DuckDB's lock comes and goes with
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,7 @@ class Memory(MemoryFile):
             if db.execute("select count(*) from m.details_fresh").fetchone()[0] >= FRESH:
                 db.execute("insert into m.details from m.details_fresh order by campaign, idx")
                 db.execute("delete from m.details_fresh")
+            db.execute("update m.repeats set result = null where campaign = ? and idx = ? and result is not null", key)
             self._write_state(db, no, experiment.index, state)
 
     def commit_state(self, campaign_id: str, state: State) -> None:
@@ -134,6 +136,8 @@ class Memory(MemoryFile):
     def top(self, campaign_id: str, n: int = TOP, *, whole: bool = False) -> list[Experiment]:
         """Return the n best *measured* experiments, best first in the metric's direction; forecasts do not count.
 
+        The mean over fresh seeds goes before the value of a single run.
+
         `whole` as in recent().
         """
         best = f"and {MEASURED} {{best}} limit ?"
@@ -147,10 +151,18 @@ class Memory(MemoryFile):
             return self.recent(campaign_id, recent), self.top(campaign_id, top)
 
     def incumbent(self, campaign_id: str) -> Experiment | None:
-        """Return the best experiment that was kept, None before the first. The value counts, not the order of arrival:
-        candidates that run side by side may be committed out of order."""
-        kept = f"and status = 'kept' and {MEASURED} {{best}} limit 1"
-        return next(iter(self._select(campaign_id, kept)), None)
+        """Return the best experiment that was kept, None before the first.
+
+        Of confirmed ones the last promoted: each beat the one before it, on common seeds, whatever their own means are.
+        Of single runs the one with the best value, not the last: those that run side by side may be committed out of order.
+        """
+        kept = f"and status = 'kept' and {MEASURED}"
+        with self._open():
+            promoted = self._select(campaign_id, f"{kept} and confirmations > 0", details=())
+            last = max(promoted, key=lambda one: one.promotion, default=None)
+            if last is not None and last.promotion:
+                return self.experiment(campaign_id, last.index)
+            return next(iter(self._select(campaign_id, f"{kept} {{best}} limit 1")), None)
 
     def experiment(self, campaign_id: str, index: int) -> Experiment | None:
         """Return one experiment, None when it was never committed."""
@@ -217,6 +229,20 @@ class Memory(MemoryFile):
         partial.replace(target)
         return len(experiments)
 
+    # --- for tables of their own (arl_core/repeats.py) ----------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Any]:
+        """Attach the file as `m` for one block of queries."""
+        with self._open() as db:
+            yield db
+
+    @contextlib.contextmanager
+    def writing(self, campaign_id: str) -> Iterator[tuple[Any, int]]:
+        """One transaction: yields the database and the campaign's number. On disk when the block ends."""
+        with self._open(write=True) as db:
+            yield db, self._number(db, campaign_id)
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _select(
@@ -226,7 +252,8 @@ class Memory(MemoryFile):
             no = self._number(db, campaign_id)
             if "{best}" in rest:
                 (direction,) = db.execute("select direction from m.campaigns where no = ?", [no]).fetchone()
-                rest = rest.format(best=f"order by value {'asc' if direction == 'lower' else 'desc'}, idx")
+                order = f"order by coalesce(confirmed_value, value) {'asc' if direction == 'lower' else 'desc'}, idx"
+                rest = rest.format(best=order)
             details = WHOLE if details is None else details
             return self._experiments(db, f"where campaign = ? {rest}", [no, *parameters], details)
 

@@ -27,7 +27,7 @@ from arl_core.errors import MemoryFileError
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ROW_GROUP = 8192  # rows; large ones make commits slow, small ones the queries
 MIN_FREE_MB = 64  # a commit is refused below this; a night of experiments takes a few MB
 
@@ -66,6 +66,15 @@ create table states (  -- seq, not a time, orders them: clocks jump
 create table states_elsewhere as from states;
 """
 
+# Runs beside an experiment's own: arl_core/repeats.py. Version 2 had none; a writer adds it on opening.
+_REPEATS = """
+create table if not exists {prefix}repeats (
+    campaign integer not null, idx integer not null, role varchar not null, source_hash varchar not null,
+    seed hugeint not null, value double, reason varchar, level double, against varchar, seconds double,
+    created_at varchar, result varchar  -- a first run whole, until its experiment is committed
+);
+"""
+
 _abandoned: list[Any] = []  # a parent's engines in a forked child: destroying one waits for threads that are not there
 _process_locks: dict[str, threading.RLock] = {}
 _process_locks_guard = threading.Lock()
@@ -87,7 +96,11 @@ class MemoryFile:
                 raise MemoryFileError(f"there is no memory at {self.path}; run a campaign first, or give another path")
             self._create()
         with self._open() as db:
-            self._check_schema(db)
+            version = self._check_schema(db)
+        if version == 2 and not read_only:
+            with self._open(write=True) as db:
+                db.execute(_REPEATS.format(prefix="m."))
+                db.execute("update m.schema_version set version = ?", [SCHEMA_VERSION])
 
     def close(self) -> None:
         """Let the engine go; the next method makes a new one. Nothing is lost without it: the file is shut already."""
@@ -96,16 +109,17 @@ class MemoryFile:
                 self._engine.close()
             self._engine, self._engine_pid = None, 0
 
-    def _check_schema(self, db: Any) -> None:
+    def _check_schema(self, db: Any) -> int:
         query = "select count(*) from duckdb_tables() where database_name = 'm' and table_name = 'schema_version'"
         if not db.execute(query).fetchone()[0]:
             raise MemoryFileError(f"{self.path} is a DuckDB file but not a memory of ours; give another path")
         (version,) = db.execute("select max(version) from m.schema_version").fetchone()
-        if version != SCHEMA_VERSION:
+        if version not in (2, SCHEMA_VERSION):
             raise MemoryFileError(
                 f"{self.path} has schema {version}, this version reads {SCHEMA_VERSION}; "
                 "install the version that wrote it, or give another path"
             )
+        return int(version)
 
     def _create(self) -> None:
         """Write an empty memory aside and link it into place, so that no half-made file is ever found there."""
@@ -118,6 +132,7 @@ class MemoryFile:
             engine.execute(f"attach {_quote(partial)} as m (row_group_size {ROW_GROUP})")
             engine.execute("use m")
             engine.execute(_SCHEMA)
+            engine.execute(_REPEATS.format(prefix=""))
             engine.execute("insert into m.schema_version values (?)", [SCHEMA_VERSION])
             engine.execute("checkpoint m")  # only the file itself is linked, not its log
             engine.execute("use memory")

@@ -9,7 +9,8 @@ Sections in order: agenda, best so far, last run, history (top and recent), sour
    file order, beginning with one that moves on with every experiment, so that in time each part is seen. What is
    left out is marked.
 
-Everything that candidates wrote (reasons, summaries) is data: one line each, printable characters only, cut short.
+Everything that candidates wrote (reasons, summaries) is data: one line each, printable characters only, cut short; a reason
+is quoted. What they print never comes here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from frozen_env.contract import Direction, Status
 AGENDA_SHARE = 0.20
 HISTORY_SHARE = 0.35
 LINE_CHARS = 110
+REASON_CHARS = 60
 LEFT_OUT = "# ..."
 TASK = """## Task
 Propose one edit of the source above that lowers the metric: change architecture, schedule, optimizer, initialisation or
@@ -44,6 +46,15 @@ class PastExperiment:
     value: float | None = None
     estimate: float | None = None
     reason: str = ""
+    confirmed_value: float | None = None  # mean over `confirmations` fresh seeds
+    confirmations: int = 0
+
+    @property
+    def best_estimate(self) -> float | None:
+        """The mean over fresh seeds, else the single run, else the forecast."""
+        if self.confirmations and self.confirmed_value is not None:
+            return self.confirmed_value
+        return self.value if self.value is not None else self.estimate
 
 
 @dataclass(frozen=True)
@@ -95,14 +106,23 @@ def build_prompt(given: PromptInput, count_tokens: CountTokens, limit_tokens: in
 
 
 def describe(past: PastExperiment, best: float | None) -> str:
-    """One line on one experiment, e.g. `#7 discarded 1.9034 (+0.0121): MUON_LR: 0.002 -> 0.004`."""
-    value = past.value if past.value is not None else past.estimate
+    """One line on one experiment, e.g. `#7 discarded 1.9034 (+0.0121): MUON_LR: 0.002 -> 0.004`.
+
+    A forecast is marked with ~, a mean over n fresh seeds with xn.
+    """
+    value = past.best_estimate
     if value is None:
-        figure = f" ({one_line(past.reason, 60)})" if past.reason else ""
+        figure = f' ("{_quoted(past.reason)}")' if past.reason else ""
     else:
         about = "" if past.value is not None else "~"
-        figure = f" {about}{value:.4f}" + (f" ({value - best:+.4f})" if best is not None else "")
+        runs = f" x{past.confirmations}" if past.confirmations else ""
+        figure = f" {about}{value:.4f}{runs}" + (f" ({value - best:+.4f})" if best is not None else "")
     return f"#{past.index} {past.status.value}{figure}: {one_line(past.summary, LINE_CHARS)}"
+
+
+def _quoted(reason: str) -> str:
+    """A candidate's words between quotation marks, which they cannot close: told as what was said, never as ours."""
+    return one_line(reason, REASON_CHARS).replace('"', "'")
 
 
 def _section(title: str, body: str) -> str:
@@ -114,13 +134,14 @@ def _best_section(given: PromptInput) -> str:
         lines = ["no measured experiment yet"]
     else:
         aim = "lower" if given.direction == "lower" else "higher"
-        lines = [f"{given.metric} {given.best.value:.4f} by #{given.best.index} ({aim} is better)"]
+        runs = f", mean of {given.best.confirmations} runs" if given.best.confirmations else ""
+        lines = [f"{given.metric} {given.best.best_estimate:.4f} by #{given.best.index}{runs} ({aim} is better)"]
     lines += [one_line(line, LINE_CHARS) for line in given.diagnostics]
     return _section("Best so far", "\n".join(lines))
 
 
 def _history_section(given: PromptInput, count_tokens: CountTokens, room: int, left_out: list[str]) -> str:
-    best = given.best.value if given.best is not None else None
+    best = given.best.best_estimate if given.best is not None else None
     shown_top = {past.index for past in given.top}
     recent = [describe(past, best) for past in given.recent if past.index not in shown_top]
     top = [describe(past, best) for past in given.top]

@@ -27,9 +27,9 @@ class Experiment:
 
     value is measured by the trusted side, None when there is none; estimate is the calibrated forecast that stands in
     for it when a run was stopped early. incumbent_value is the incumbent at the time of the proposal, the one that the
-    reward was computed against. confirmed_value is the mean over `confirmations` fresh seeds and is kept apart from
-    value. Text that a candidate or a policy wrote (reason, summary, diff, completion, log) is untrusted: escape it
-    where it is shown.
+    reward was computed against. confirmed_value is the mean over `confirmations` fresh seeds, the selecting run not among
+    them, and is kept apart from value; a discarded experiment has one too if it was re-run. Text that a candidate or a
+    policy wrote (reason, summary, diff, completion, log) is untrusted: escape it where it is shown.
     """
 
     campaign_id: str
@@ -74,6 +74,17 @@ class Experiment:
             raise ValueError(f"direction must be 'lower' or 'higher', got {self.direction!r}")
         object.__setattr__(self, "status", Status(self.status))
         object.__setattr__(self, "cause", Cause(self.cause))
+
+    @property
+    def promotion(self) -> int:
+        """1 for the baseline whose noise was measured, 2 for the first candidate confirmed against it…; 0 for the others."""
+        return int(self.extra.get("confirmation", {}).get("promotion", 0)) if self.confirmations else 0
+
+    @property
+    def confirmed_error(self) -> float | None:
+        """One standard error of confirmed_value, from the noise as it was known then; None when it was not known."""
+        sd = self.extra.get("confirmation", {}).get("noise_sd")
+        return float(sd) / math.sqrt(self.confirmations) if sd is not None and self.confirmations else None
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that `json.dumps(..., allow_nan=False)` accepts; non-finite numbers become strings."""
@@ -134,6 +145,15 @@ class State:
 def utc_now() -> str:
     """Return the present in UTC, ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def confirmed_words(experiment: Experiment) -> str:
+    """Return the mean over fresh seeds, its standard error and the number of runs: `1.5990 ± 0.0020 ×4`; "" if not re-run."""
+    if not experiment.confirmations or experiment.confirmed_value is None:
+        return ""
+    error = experiment.confirmed_error
+    plus_minus = f" ± {error:.4f}" if error is not None else ""
+    return f"{experiment.confirmed_value:.4f}{plus_minus} ×{experiment.confirmations}"
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class StopConditions:
 
     def settled(self, experiment: Experiment) -> None:
         """Take in what became of one."""
-        self._gpu_s += sum(experiment.costs.get(part, 0.0) for part in ("startup", "training", "scoring"))
+        self._gpu_s += sum(experiment.costs.get(part, 0.0) for part in ("startup", "training", "scoring", "confirm"))
         self._since_best = 0 if experiment.status is Status.KEPT else self._since_best + 1
 
     def reason(self) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from arl_core.config import CampaignConfig
 from arl_core.memory import Memory
 from arl_core.records import Campaign
+from arl_core.second_look import reference
 from arl_core.selfeval import Curve, PastRun, Snapshot
 
 
@@ -26,4 +28,8 @@ def stopping_snapshot(memory: Memory, campaign: Campaign, config: CampaignConfig
     share = environment.check_every_s / environment.budget_s
     checks = [k * share for k in range(1, int(1 / share) + 1) if k * share < 1.0]
     snapshot = Snapshot.build(runs, direction=campaign.direction, alpha=config.stopping.alpha, checks=checks)
+    incumbent = memory.incumbent(campaign.id)
+    if incumbent is not None and incumbent.confirmations:
+        # not the best single run, which may have been luck and was perhaps refuted
+        snapshot = dataclasses.replace(snapshot, incumbent=reference(incumbent))
     return snapshot.to_json()

@@ -28,7 +28,7 @@ from arl_core.policy.rollout import EditBlock
 from arl_core.records import Experiment
 from flows.research import research
 
-NOT_OVERHEAD = ("propose", "update", "checkpoint", "load_policy", "startup", "training", "scoring")
+NOT_OVERHEAD = ("propose", "update", "checkpoint", "load_policy", "startup", "training", "scoring", "confirm")
 SETTINGS = {
     "policy.model": "tiny-random",
     "environment.budget_s": 2.0,
@@ -39,6 +39,7 @@ SETTINGS = {
     "target.HEAD_DIM": 16,
     "target.BATCH_ROWS": 2,
     "stopping.rule": "ours",
+    "confirm.enabled": False,  # a re-run is training, not overhead
 }
 
 

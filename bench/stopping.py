@@ -29,7 +29,7 @@ from frozen_env.contract import Status
 
 LOOKS = tuple(k / 20 for k in range(1, 20))
 RULES = ("none", "naive", "median", "hyperband", "ours")
-ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.99, 0.999, 0.99999)
 EPISODE_RUNS, WHOLE_RUNS = 60, 4
 LOST_NATS = 0.003  # a kept best that is worse by more has been lost
 

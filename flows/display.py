@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arl_core.config import CampaignConfig
-from arl_core.records import Experiment, one_line
+from arl_core.records import Experiment, confirmed_words, one_line
 from frozen_env.contract import Status, Verdict
 
 SHOWN_ROWS = 12
@@ -89,7 +89,7 @@ class PlainDisplay:
             self._write("  scoring")
 
     def settled(self, experiment: Experiment, best: Experiment | None) -> None:
-        best_words = f"; best {best.value:.4f} (#{best.index})" if best and best.value is not None else ""
+        best_words = f"; best {best_figure(best)}" if best else ""
         self._write(f"  {experiment.status.value}: {figure(experiment)}{best_words}")
 
     def updated(self, metrics: dict[str, float]) -> None:
@@ -143,6 +143,7 @@ class LiveDisplay:
     def event(self, event: dict[str, Any]) -> None:
         match event["event"]:
             case "started":
+                self._losses, self._fraction, self._verdict = [], 0.0, None  # a re-run has a curve of its own
                 self.phase("training")
             case "scoring":
                 self.phase("scoring")
@@ -164,11 +165,7 @@ class LiveDisplay:
         self.console.print(text, markup=False, highlight=False)
 
     def __rich__(self) -> RenderableType:
-        best = (
-            f"{self._best.value:.4f} (#{self._best.index})"
-            if self._best and self._best.value is not None
-            else "none yet"
-        )
+        best = best_figure(self._best) if self._best else "none yet"
         counts = "  ".join(f"{status.value} {count}" for status, count in self._counts.items())
         head = Text(f"best {best}   {counts}")
         filled = round(self._fraction * SPARK_WIDTH)
@@ -202,22 +199,33 @@ class LiveDisplay:
         self._live.__exit__(kind, error, trace)
 
 
+def best_figure(best: Experiment) -> str:
+    """The incumbent's number and whose it is: its mean over fresh seeds where there is one, else its single run."""
+    value = confirmed_words(best) or (f"{best.value:.4f}, one run" if best.value is not None else "without a value")
+    return f"{value} (#{best.index})"
+
+
 def figure(experiment: Experiment) -> str:
     """The number that stands for an experiment, or why it has none."""
     if experiment.value is not None:
-        return f"{experiment.metric} {experiment.value:.4f}"
+        again = confirmed_words(experiment)
+        return f"{experiment.metric} {experiment.value:.4f}" + (f", re-run {again}" if again else "")
     if experiment.estimate is not None:
         return f"forecast {experiment.estimate:.4f}"
     return one_line(experiment.reason, 90) or "no value"
 
 
 def experiments_table(experiments: list[Experiment]) -> Table:
-    """A table of experiments, oldest first; text that a candidate or a policy wrote is shown as text, never as markup."""
+    """A table of experiments, oldest first; text that a candidate or a policy wrote is shown as text, never as markup.
+
+    value is one run on the campaign's seed, re-run the mean over fresh seeds ± one standard error and their number.
+    """
     table = Table(box=None, pad_edge=False, expand=False)
     for name, justify in (
         ("#", "right"),
         ("status", "left"),
         ("value", "left"),
+        ("re-run", "left"),
         ("reward", "right"),
         ("s", "right"),
         ("edit", "left"),
@@ -228,11 +236,17 @@ def experiments_table(experiments: list[Experiment]) -> Table:
             f"{one.value:.4f}" if one.value is not None else f"~{one.estimate:.4f}" if one.estimate is not None else "-"
         )
         reward = f"{one.reward:+.2f}" if one.reward is not None else "-"
-        words = one.summary + (f" [{one_line(one.reason, 60)}]" if one.reason else "")
+        words = one.summary + (f" [{one_line(one.reason, 76)}]" if one.reason else "")
         seconds = f"{one.costs.get('training', 0.0):.0f}"
         colour = COLOURS[one.status]
         table.add_row(
-            str(one.index), Text(one.status.value, style=colour), value, reward, seconds, Text(one_line(words, 100))
+            str(one.index),
+            Text(one.status.value, style=colour),
+            value,
+            confirmed_words(one) or "-",
+            reward,
+            seconds,
+            Text(one_line(words, 120)),
         )
     return table
 

@@ -20,7 +20,7 @@ from flows import wire
 from flows.heartbeat import Heartbeat
 from frozen_env.contract import ManifestError
 from frozen_env.fetch import data_dir
-from frozen_env.runtime import gpus
+from frozen_env.runtime import gpu_lock
 from frozen_env.runtime.supervisor import Host
 from frozen_env.spec import EnvironmentSpec
 from tasks.train import train
@@ -72,11 +72,11 @@ def scratch_folder() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def free_gpu(spec: EnvironmentSpec) -> Iterator[gpus.HeldGpu | None]:
+def free_gpu(spec: EnvironmentSpec) -> Iterator[gpu_lock.HeldGpu | None]:
     """Hold one of this node's GPUs, None on a node without or for a candidate that wants none."""
-    names = gpus.visible() if spec.device != "cpu" else []
+    names = gpu_lock.visible() if spec.device != "cpu" else []
     if not names:
         yield None
         return
-    with contextlib.closing(gpus.hold(names, GPU_WAIT_S)) as held:
+    with contextlib.closing(gpu_lock.hold(names, GPU_WAIT_S)) as held:
         yield held

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from arl_core.config import CampaignConfig
 from arl_core.outcome import Outcome, settle
 from arl_core.records import Experiment, source_hash, utc_now
+from arl_core.second_look import reference
 from arl_core.stopping import stopping_snapshot
+from flows.confirm import Look, measure_floor, paid_for, second_look
 from flows.costs import Costs
 from flows.retention import retire
 from flows.session import Session, check_disk
@@ -42,17 +44,26 @@ class Proposal:
     costs: Costs
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A settled run: what the second look found, and the value of the incumbent that it was compared with."""
+
+    look: Look
+    bar: float
+
+
 def run_seed(session: Session) -> Experiment:
     """Experiment 0: the untouched target with the preset's constants. It needs no proposal."""
     source = (session.folder / "seed_train.py").read_text(encoding="utf-8")
     session.display.candidate("the untouched target")
     costs = Costs(session.after_commit)
-    session.display.phase("starting the candidate")
-    with costs.timed("run"):
-        result = session.slots.run(order(session, source, 0, costs), session.display.event)
+    program = source_hash(source)
+    result = paid_for(session, program) or _run(session, source, 0, costs)
     costs.parts |= _run_costs(result)
     outcome = settle(result, None, session.campaign.direction)
-    experiment = _experiment(session, 0, outcome, result, costs, source=source, summary="the untouched target")
+    floor = measure_floor(session, source, program, result, outcome, costs)
+    summary = "the untouched target"
+    experiment = _experiment(session, 0, outcome, result, costs, source=source, summary=summary, **floor)
     _remember(session, experiment, costs)
     if outcome.value is None:
         raise ResearchError(
@@ -67,11 +78,9 @@ def run_iteration(session: Session, index: int) -> Experiment:
     (proposal,) = propose_edits(session, [index])
     result = None
     if proposal.edit.runs:
-        job = order(session, proposal.edit.source, index, proposal.costs)
-        session.display.phase("starting the candidate")
-        with proposal.costs.timed("run"):
-            result = session.slots.run(job, session.display.event)
-    return conclude(session, proposal, result)
+        source = proposal.edit.source
+        result = paid_for(session, source_hash(source)) or _run(session, source, index, proposal.costs)
+    return conclude(session, proposal, result, look_at(session, proposal, result))
 
 
 def propose_edits(session: Session, indices: Sequence[int]) -> list[Proposal]:
@@ -81,9 +90,7 @@ def propose_edits(session: Session, indices: Sequence[int]) -> list[Proposal]:
     """
     campaign, config, display = session.campaign, session.config, session.display
     costs = Costs(session.after_commit)
-    incumbent = session.memory.incumbent(campaign.id)
-    if incumbent is None:
-        raise ResearchError(f"campaign {campaign.id} has no scored experiment to start from; start a new one")
+    incumbent = _present(session)
     with costs.timed("load_policy"):
         policy = session.policy()
     display.phase("proposing")
@@ -113,20 +120,38 @@ def order(session: Session, source: str, index: int, costs: Costs) -> Order:
     return Order(index, source, config.seed, session.place(index), config.stopping.rule, snapshot)
 
 
-def conclude(session: Session, proposal: Proposal, result: RunResult | None) -> Experiment:
-    """Settle, reward, learn, commit, track. `result` is None when the edit could not run.
+def looks_better(session: Session, result: RunResult) -> bool:
+    """Whether a run beats the present incumbent, so that re-runs may follow before it is believed."""
+    bar = reference(_present(session))
+    kept = settle(result, bar, session.campaign.direction).status is Status.KEPT
+    return kept and session.config.confirm.enabled
 
-    The reward compares with the incumbent of the proposal; what is kept must beat the present one.
+
+def look_at(session: Session, proposal: Proposal, result: RunResult | None) -> Judged:
+    """Settle a run against the present incumbent; one that looks better is run again, in pairs, before it is believed.
+
+    `result` is None when the edit could not run.
     """
-    campaign, config, costs = session.campaign, session.config, proposal.costs
+    present, edit = _present(session), proposal.edit
+    bar = reference(present)
+    outcome = settle(result, bar, session.campaign.direction) if result is not None else _refused(edit)
+    program = source_hash(edit.source) if edit.source else ""
+    look = second_look(session, proposal.index, edit.source, program, result, outcome, present, proposal.costs)
+    return Judged(look, bar)
+
+
+def conclude(session: Session, proposal: Proposal, result: RunResult | None, judged: Judged) -> Experiment:
+    """Reward, learn, commit, track.
+
+    The reward compares with the incumbent of the proposal; what is kept has beaten the present one.
+    """
+    campaign, config, costs, look = session.campaign, session.config, proposal.costs, judged.look
     edit, rollout, incumbent = proposal.edit, proposal.rollout, proposal.incumbent
-    outcome = _refused(edit)
     if result is not None:
-        present = session.memory.incumbent(campaign.id) or incumbent
-        outcome = settle(result, present.value, campaign.direction)
         costs.parts |= _run_costs(result)
     with costs.timed("reward"):
-        terms = make_reward(outcome, incumbent.value, campaign.direction, config.reward)
+        rewarded = look.to_reward(judged.bar, campaign.direction)
+        terms = make_reward(rewarded, reference(incumbent), campaign.direction, config.reward)
     session.pending.append((rollout, terms["reward"]))
     metrics = _update(session, costs) if len(session.pending) >= config.policy.batch_edits else {}
     extra: dict[str, Any] = {"update": metrics} if metrics else {}
@@ -135,11 +160,11 @@ def conclude(session: Session, proposal: Proposal, result: RunResult | None) -> 
     experiment = _experiment(
         session,
         proposal.index,
-        outcome,
+        look.outcome,
         result,
         costs,
         parent_index=incumbent.index,
-        incumbent_value=incumbent.value,
+        incumbent_value=reference(incumbent),
         source=edit.source,
         source_hash=source_hash(edit.source) if edit.source else "",
         diff=edit.diff,
@@ -150,7 +175,7 @@ def conclude(session: Session, proposal: Proposal, result: RunResult | None) -> 
         reward=terms["reward"],
         reward_terms=terms,
         policy_step=session.policy_step,
-        extra=extra,
+        **look.fields | {"extra": look.fields.get("extra", {}) | extra},
     )
     _remember(session, experiment, costs)
     return experiment
@@ -159,6 +184,20 @@ def conclude(session: Session, proposal: Proposal, result: RunResult | None) -> 
 def seed_of(config: CampaignConfig, index: int) -> int:
     """The proposal's seed: a function of the campaign's seed and the experiment, so that a resumed one samples the same."""
     return (config.seed * 1_000_003 + index) % 2**31
+
+
+def _present(session: Session) -> Experiment:
+    incumbent = session.memory.incumbent(session.campaign.id)
+    if incumbent is None:
+        raise ResearchError(f"campaign {session.campaign.id} has no scored experiment to start from; start a new one")
+    return incumbent
+
+
+def _run(session: Session, source: str, index: int, costs: Costs) -> RunResult:
+    job = order(session, source, index, costs)
+    session.display.phase("starting the candidate")
+    with costs.timed("run"):
+        return session.slots.run(job, session.display.event)
 
 
 def _run_costs(result: RunResult) -> dict[str, float]:

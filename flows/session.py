@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from flows.costs import Costs
 
 ROOT = Path(__file__).resolve().parents[1]
+SANDBOX_OFF = (
+    "WARNING: THE SANDBOX IS OFF. Every candidate can read, write, send and end whatever you can. "
+    "It is recorded on every result of this campaign."
+)
 MIN_FREE_MB = 512  # a candidate's weights, a policy checkpoint and logs
 
 log = logging.getLogger(__name__)
@@ -171,6 +175,8 @@ def open_session(start: Start) -> Iterator[Session]:
         if not (folder / "seed_train.py").exists():
             (folder / "seed_train.py").write_text(source, encoding="utf-8")
         display = stack.enter_context(open_display(campaign.id, config))
+        if local.sandbox == "OFF":
+            display.say(SANDBOX_OFF)
         slots: Slots = local
         if config.nodes.deployment:
             local.close()

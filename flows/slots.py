@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from arl_core.config import CampaignConfig
 from frozen_env.contract import Ending, HostError, RunResult
 from frozen_env.fetch import data_dir
-from frozen_env.runtime import gpus
+from frozen_env.runtime import gpu_lock
 from frozen_env.runtime.supervisor import Host, OnEvent
 from tasks.train import train
 
@@ -55,16 +55,16 @@ class LocalSlots:
 
     def __init__(self, config: CampaignConfig, count: int, stderr_path: Path) -> None:
         self.count = count
-        self.environment_digest = ""
-        self._held: list[gpus.HeldGpu] = []
+        self.environment_digest = self.sandbox = ""
+        self._held: list[gpu_lock.HeldGpu] = []
         self._hosts: list[Host] = []
         self._free: queue.SimpleQueue[Host] = queue.SimpleQueue()
         self._flights: set[Future[RunResult]] = set()
         self._threads: ThreadPoolExecutor | None = None
-        wanted = gpus.visible() if config.environment.device != "cpu" else []
+        wanted = gpu_lock.visible() if config.environment.device != "cpu" else []
         try:
             for _ in range(count):
-                gpu = gpus.hold(wanted) if wanted else None
+                gpu = gpu_lock.hold(wanted) if wanted else None
                 self._held += [gpu] if gpu else []
                 host = Host(config.environment, data_dir(), stderr_path, gpu)
                 self._hosts.append(host)
@@ -78,9 +78,13 @@ class LocalSlots:
         """Wait until every host is warm. Raises what a refusing host raises: ManifestError, DataMissing and so on."""
         for host in self._hosts:
             host.wait_ready()
-        self.environment_digest = self._hosts[0].environment_digest
+        self.environment_digest, self.sandbox = self._hosts[0].environment_digest, self._hosts[0].sandbox
 
     def run(self, order: Order, on_event: OnEvent) -> RunResult:
+        """Run one candidate: here when there is one slot, in the pool otherwise, where close() knows of it."""
+        return self._run(order, on_event) if self.count == 1 else self.submit(order, on_event).result()
+
+    def _run(self, order: Order, on_event: OnEvent) -> RunResult:
         host = self._free.get()
         try:
             return self._run_on(host, order, on_event)
@@ -91,14 +95,14 @@ class LocalSlots:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="slot")
         context = contextvars.copy_context()  # Prefect's: the thread's task belongs to the campaign's flow run
-        future = self._threads.submit(context.run, self.run, order, on_event)
+        future = self._threads.submit(context.run, self._run, order, on_event)
         self._flights.add(future)
         future.add_done_callback(self._flights.discard)
         return future
 
     def _run_on(self, host: Host, order: Order, on_event: OnEvent) -> RunResult:
         result = train(host, order.source, order.seed, order.place, order.rule, order.snapshot, on_event)
-        if result.ending is Ending.CRASHED and host.gpu is not None and host.gpu.name not in gpus.visible():
+        if result.ending is Ending.CRASHED and host.gpu is not None and host.gpu.name not in gpu_lock.visible():
             raise HostError(
                 f"GPU {host.gpu.name} has vanished while experiment {order.index} ran; it is not counted. "
                 "See `nvidia-smi` and `dmesg`, then resume"

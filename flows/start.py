@@ -22,7 +22,7 @@ from arl_core.stop_conditions import deadline
 from flows.surroundings import ROOT
 
 # What would make a campaign's experiments incomparable
-FIXED = ("environment.", "target.", "seed", "source")
+FIXED = ("environment.", "target.", "seed", "source", "confirm.")
 
 
 @dataclass(frozen=True)

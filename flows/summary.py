@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from arl_core.memory import Memory
-from arl_core.records import Experiment
+from arl_core.records import Experiment, confirmed_words
 from flows.display import experiments_table
 from flows.surroundings import ROOT
 from frozen_env.contract import Status
@@ -31,11 +31,10 @@ def print_summary(memory: Memory, campaign_id: str, folder: Path, console: Conso
     counts = Counter(one.status.value for one in experiments)
     console.print("  ".join(f"{status} {count}" for status, count in counts.items()), highlight=False)
     if best is not None and best.value is not None:
-        first = experiments[0].value
-        gain = f", experiment 0 had {first:.4f}" if first is not None and best.index else ""
-        console.print(
-            f"\nbest: {best.metric} {best.value:.4f} by experiment {best.index}{gain} (one run each, not confirmed)"
-        )
+        console.print(f"\n{_best_words(best, experiments[0])}", highlight=False)
+        if reruns := sum(_reruns(one) for one in experiments):
+            spent_s = sum(one.costs.get("confirm", 0.0) for one in experiments)
+            console.print(f"re-runs: {reruns} beside {len(experiments)} first runs, {spent_s:.0f} s", highlight=False)
         console.print(Text(cumulative_diff(experiments, best) or "the untouched target is still the best"))
     plot = plot_best_so_far(experiments, folder / "best_so_far.png")
     console.print(f"plot:       {_short(plot)}", highlight=False)
@@ -45,10 +44,31 @@ def print_summary(memory: Memory, campaign_id: str, folder: Path, console: Conso
     return {
         "campaign": campaign_id,
         "best_value": best.value if best else None,
+        "best_confirmed": best.confirmed_value if best else None,
+        "reruns": sum(_reruns(one) for one in experiments),
         "best_index": best.index if best else None,
         "statuses": dict(counts),
         "plot": str(plot),
     }
+
+
+def _best_words(best: Experiment, first: Experiment) -> str:
+    """Which experiment is the best, by what number, and whether that number was confirmed."""
+    if best.confirmations and best.index:
+        baseline = confirmed_words(first) or (
+            f"{first.value:.4f} in one run" if first.value is not None else "no value"
+        )
+        words = f"{confirmed_words(best)} confirmed, by experiment {best.index}; experiment 0 has {baseline}"
+    elif best.confirmations:
+        words = f"{confirmed_words(best)}, the untouched target: nothing was confirmed to be better"
+    else:
+        had = f", experiment 0 had {first.value:.4f}" if first.value is not None and best.index else ""
+        words = f"{best.value:.4f} by experiment {best.index}{had} (one run each, not confirmed)"
+    return f"best: {best.metric} {words}"
+
+
+def _reruns(one: Experiment) -> int:
+    return int(one.extra.get("confirmation", {}).get("runs", 0))
 
 
 def cumulative_diff(experiments: list[Experiment], best: Experiment) -> str:
@@ -59,7 +79,7 @@ def cumulative_diff(experiments: list[Experiment], best: Experiment) -> str:
 
 
 def plot_best_so_far(experiments: list[Experiment], path: Path) -> Path:
-    """Draw every measured or forecast value and the staircase of the best so far. Returns path."""
+    """Draw every first run or forecast, the means over fresh seeds, and the staircase of the best so far. Returns path."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -68,9 +88,24 @@ def plot_best_so_far(experiments: list[Experiment], path: Path) -> Path:
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     measured = [(one.index, one.value) for one in experiments if one.value is not None]
     forecast = [(one.index, one.estimate) for one in experiments if one.value is None and one.estimate is not None]
-    kept = [(one.index, one.value) for one in experiments if one.status is Status.KEPT and one.value is not None]
+    kept = [
+        (one.index, one.confirmed_value if one.confirmations else one.value)
+        for one in experiments
+        if one.status is Status.KEPT and one.value is not None
+    ]
+    again = [one for one in experiments if one.confirmations and one.confirmed_value is not None]
     if measured:
-        axes.plot(*zip(*measured, strict=True), "o", color="tab:blue", label="measured")
+        axes.plot(*zip(*measured, strict=True), "o", color="tab:blue", label="one run")
+    if again:
+        axes.errorbar(
+            [one.index for one in again],
+            [one.confirmed_value for one in again],
+            yerr=[one.confirmed_error or 0.0 for one in again],
+            fmt="s",
+            color="tab:green",
+            capsize=3,
+            label="mean over fresh seeds ± standard error",
+        )
     if forecast:
         axes.plot(*zip(*forecast, strict=True), "o", mfc="none", color="tab:orange", label="stopped early (forecast)")
     if kept:
@@ -78,7 +113,7 @@ def plot_best_so_far(experiments: list[Experiment], path: Path) -> Path:
         axes.step(*zip(*steps, strict=True), where="post", color="tab:green", label="best so far")
     axes.set_xlabel("experiment")
     axes.set_ylabel(experiments[0].metric if experiments else "")
-    axes.set_title(f"{experiments[0].campaign_id}: one run each, seeds as recorded" if experiments else "")
+    axes.set_title(f"{experiments[0].campaign_id}: first runs on seed {experiments[0].seed}" if experiments else "")
     if measured or forecast:
         axes.legend()
     figure.savefig(path, dpi=120)

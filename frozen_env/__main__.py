@@ -113,6 +113,8 @@ def _run(options: argparse.Namespace) -> int:
     with Host(spec, options.data, options.out / "host.log") as host:
         host.wait_ready()
         print(f"host ready after {time.monotonic() - began_s:.1f} s, sandbox {host.sandbox}", flush=True)
+        if host.sandbox == "OFF":
+            print("WARNING: THE SANDBOX IS OFF: this candidate can do whatever you can", file=sys.stderr, flush=True)
         result = host.run(source, seed=options.seed, place=options.out.resolve(), on_event=_Printer(spec))
     (options.out / "result.json").write_text(json.dumps(result.to_json(), indent=1), encoding="utf-8")
     shutil.rmtree(options.out / "candidate", ignore_errors=True)

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
 from frozen_env import manifest
 from frozen_env.contract import FrozenEnvError
-from frozen_env.problem.language_model import LanguageModel
-from frozen_env.runtime.channel import encode
-from frozen_env.runtime.host import serve
+from frozen_env.runtime.channel import encode, write_all
+from frozen_env.runtime.guard import guarded
+from frozen_env.runtime.problem import Problem
 from frozen_env.spec import EnvironmentSpec
 
 
 def main() -> int:
+    """Be the host until the caller goes away."""
+    from frozen_env.runtime.host import serve  # after the guard has been forked: it stays small
+
+    answers = os.dup(1)
     try:
         spec = EnvironmentSpec.from_json(json.loads(sys.argv[1]))
         frozen = manifest.verify()
-        problem = LanguageModel(spec, Path(sys.argv[2]))
-        digest = hashlib.sha256(f"{frozen} {spec.digest()} {problem.digest}".encode()).hexdigest()[:16]
-        serve(spec, problem, digest)
+
+        def load() -> tuple[Problem, str]:
+            from frozen_env.problem.language_model import LanguageModel
+
+            problem = LanguageModel(spec, Path(sys.argv[2]))
+            digest = hashlib.sha256(f"{frozen} {spec.digest()} {problem.digest}".encode()).hexdigest()[:16]
+            return problem, digest
+
+        serve(spec, load)
     except FrozenEnvError as error:
-        sys.stdout.buffer.write(encode({"event": "refused", "kind": type(error).__name__, "reason": str(error)}))
-        sys.stdout.buffer.flush()
+        write_all(answers, encode({"event": "refused", "kind": type(error).__name__, "reason": str(error)}))
         return 1
     except (BrokenPipeError, KeyboardInterrupt):
         return 1
@@ -32,4 +42,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -34,15 +34,18 @@ class EnvironmentSpec:
     check_every_s: float = 2.0  # between two stopping verdicts
     startup_allowance_s: float = 60.0  # imports and compilation; what exceeds it is taken from the budget
     grace_s: float = 2.0  # between SIGTERM at the end of the budget and SIGKILL
+    overrun_s: float = 1.0  # of the grace, to settle in besides a last step and saving; more than these is training on
     silence_s: float = 15.0  # longest time between reports once training has started
     score_limit_s: float = 60.0  # longest time for held-out inputs to be answered
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 2  # CPU threads of the candidate
-    memory_limit_mb: int = 6144
+    memory_limit_mb: int = 6144  # of all its processes together
+    process_limit: int = 16  # processes at a time, the candidate's first included
+    scratch_limit_mb: int = 4096  # all that it may write; the submission passes through it
     submission_limit_mb: int = 2048
-    log_limit_kb: int = 256
-    sandbox: Literal["on", "off"] = "on"
+    log_limit_kb: int = 256  # of its log that is kept; printing 64 times as much ends the run
+    sandbox: Literal["on", "off"] = "on"  # off: candidates can do all that you can (docs/security.md)
 
     def __post_init__(self) -> None:
         for key in (
@@ -51,14 +54,18 @@ class EnvironmentSpec:
             "held_out_rows",
             "threads",
             "memory_limit_mb",
+            "process_limit",
+            "scratch_limit_mb",
             "submission_limit_mb",
             "log_limit_kb",
         ):
             if getattr(self, key) < 1:
                 raise ValueError(f"environment.{key} must be at least 1, got {getattr(self, key)!r}")
-        for key in ("budget_s", "check_every_s", "grace_s", "silence_s", "score_limit_s"):
+        for key in ("budget_s", "check_every_s", "grace_s", "overrun_s", "silence_s", "score_limit_s"):
             if not 0 < getattr(self, key) < 1e7:
                 raise ValueError(f"environment.{key} must be positive seconds, got {getattr(self, key)!r}")
+        if self.sandbox not in ("on", "off"):
+            raise ValueError(f"environment.sandbox must be 'on' or 'off', got {self.sandbox!r}")
         if not 0 <= self.probe_rows <= self.held_out_rows:
             raise ValueError(f"environment.probe_rows must lie in 0..held_out_rows, got {self.probe_rows!r}")
 

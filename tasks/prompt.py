@@ -63,4 +63,13 @@ def diagnostics(recent: list[Experiment], config: CampaignConfig) -> list[str]:
 
 
 def _past(one: Experiment) -> PastExperiment:
-    return PastExperiment(one.index, one.status, one.summary, one.value, one.estimate, one.reason)
+    return PastExperiment(
+        one.index,
+        one.status,
+        one.summary,
+        one.value,
+        one.estimate,
+        one.reason,
+        one.confirmed_value,
+        one.confirmations,
+    )

@@ -132,10 +132,12 @@ def sync_experiment(
 def sync_campaign(tracking: Tracking, campaign: Campaign, experiments: Sequence[Experiment] = ()) -> str:
     """Bring a whole campaign in line: its own run and its status, and every experiment given. Returns its run's id."""
     run_id = _campaign_run(tracking, campaign)
-    whole = _complete(tracking, campaign) if experiments else set()
+    whole = _complete(tracking, campaign) if experiments else {}
     for experiment in experiments:
         if experiment.index not in whole:
             sync_experiment(tracking, campaign, experiment)
+        elif whole[experiment.index].data.tags.get("confirmed", "") != _confirmed(experiment):
+            _refresh_confirmation(tracking, experiment, str(whole[experiment.index].info.run_id))
     status = _CAMPAIGN_STATUS.get(campaign.status, "RUNNING")
     if status == "RUNNING":
         tracking.client.update_run(run_id, status=status)
@@ -260,14 +262,20 @@ def _find(tracking: Tracking, campaign_id: str, kind: str, index: int | None = N
     return next(iter(tracking.client.search_runs([tracking.experiment_id], query, max_results=1)), None)
 
 
-def _complete(tracking: Tracking, campaign: Campaign) -> set[int]:
-    """Indices of the experiments whose runs are whole."""
+def _refresh_confirmation(tracking: Tracking, experiment: Experiment, run_id: str) -> None:
+    """An incumbent is run on further seeds when a candidate needs the pair: its mean is over more runs than before."""
+    points = [point for point in _metrics(experiment) if point[0] in (_confirmed_key(experiment), "confirmations")]
+    tracking.client.log_batch(run_id, **_entities(points, {}, {"confirmed": _confirmed(experiment)}))
+
+
+def _complete(tracking: Tracking, campaign: Campaign) -> dict[int, Run]:
+    """The runs that are whole, by their experiment's index."""
     query = f"tags.campaign = '{campaign.id}' and tags.kind = 'experiment' and attributes.status != 'RUNNING'"
-    found: set[int] = set()
+    found: dict[int, Run] = {}
     page: str | None = None
     while True:
         runs = tracking.client.search_runs([tracking.experiment_id], query, max_results=500, page_token=page)
-        found |= {int(run.data.tags["index"]) for run in runs}
+        found |= {int(run.data.tags["index"]): run for run in runs}
         page = runs.token
         if not page:
             return found
@@ -285,7 +293,8 @@ def _metrics(experiment: Experiment) -> list[_Point]:
         metric: experiment.value,
         f"{metric}_estimate": experiment.estimate,
         f"{metric}_incumbent": experiment.incumbent_value,
-        f"{metric}_confirmed": experiment.confirmed_value,
+        _confirmed_key(experiment): experiment.confirmed_value,
+        "confirmations": experiment.confirmations or None,
         "reward": experiment.reward,
         "peak_memory_mb": experiment.peak_memory_mb or None,
         "tokens": experiment.tokens or None,
@@ -294,6 +303,7 @@ def _metrics(experiment: Experiment) -> list[_Point]:
     single |= {f"reward/{name}": value for name, value in experiment.reward_terms.items() if name != "reward"}
     single |= {f"seconds/{name}": value for name, value in experiment.costs.items()}
     single |= {f"policy/{name}": value for name, value in dict(experiment.extra.get("update") or {}).items()}
+    single |= {f"confirm/{name}": value for name, value in dict(experiment.extra.get("confirmation") or {}).items()}
     points: list[_Point] = [(key, float(value), at, 0) for key, value in single.items() if _is_number(value)]
     began = _started(experiment)
     for report in thin(experiment.reports):
@@ -313,7 +323,11 @@ def _campaign_metrics(experiment: Experiment) -> list[_Point]:
     """What the campaign's own run shows over its experiments: the best so far, and the policy's reward."""
     at, metric = _milliseconds(experiment.created_at), experiment.metric or "value"
     best, value = experiment.incumbent_value, experiment.value
-    if value is not None and experiment.status is Status.KEPT and not math.isnan(value):
+    if experiment.status is Status.KEPT and experiment.confirmations:
+        best = (
+            experiment.confirmed_value
+        )  # it beat the incumbent in pairs, on seeds of which the incumbent may have more
+    elif value is not None and experiment.status is Status.KEPT and not math.isnan(value):
         best = value if best is None or is_better(value, best, experiment.direction) else best
     told = {f"best_{metric}": best, metric: value, "reward": experiment.reward}
     told |= {f"policy/{name}": number for name, number in dict(experiment.extra.get("update") or {}).items()}
@@ -322,7 +336,6 @@ def _campaign_metrics(experiment: Experiment) -> list[_Point]:
 
 def _tags(experiment: Experiment) -> dict[str, str]:
     parent = "" if experiment.parent_index is None else str(experiment.parent_index)
-    confirmed = "" if not experiment.confirmations else str(experiment.confirmations)
     return {
         "status": experiment.status.value,
         "cause": experiment.cause.value,
@@ -331,11 +344,23 @@ def _tags(experiment: Experiment) -> dict[str, str]:
         "parent_experiment": parent,
         "source_hash": experiment.source_hash,
         "sandbox": experiment.sandbox,
-        "confirmed": f"{confirmed} runs" if confirmed else "no",
+        "confirmed": _confirmed(experiment),
         "repairs": ", ".join(experiment.repairs),
         "environment_digest": experiment.environment_digest,
         "seed": str(experiment.seed),
     }
+
+
+def _confirmed_key(experiment: Experiment) -> str:
+    return f"{experiment.metric or 'value'}_confirmed"
+
+
+def _confirmed(experiment: Experiment) -> str:
+    """`4 runs` for what was kept after re-runs, `no, 4 re-runs` for what did not pass them, `no` without any."""
+    if not experiment.confirmations:
+        return "no"
+    kept = experiment.status is Status.KEPT
+    return f"{experiment.confirmations} runs" if kept else f"no, {experiment.confirmations} re-runs"
 
 
 def _write_artifacts(experiment: Experiment, scratch: Path, folder: Path | None) -> None:

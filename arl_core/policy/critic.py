@@ -51,7 +51,8 @@ class Critic:
         mean_C, covariance_CC = self.predict(candidates_CD)
         rng = np.random.default_rng(seed)
         values, vectors = np.linalg.eigh(covariance_CC)
-        return mean_C + vectors @ (np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal(len(mean_C)))
+        draw_C: Array = mean_C + vectors @ (np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal(len(mean_C)))
+        return draw_C
 
     def predict(self, candidates_CD: NDArray[np.float32]) -> tuple[Array, Array]:
         """Return mean [C] and covariance [C, C] of the candidates' expected rewards. ValueError before it is ready."""

@@ -14,14 +14,14 @@ columns, P coefficients.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
 from arl_core.selfeval.curve import GRID, Curve, levels_and_errors
-from arl_core.selfeval.regression import Regression, student_cdf
+from arl_core.selfeval.regression import Regression, fit, fit_robust, student_cdf
 from arl_core.selfeval.snapshot import BLUR_AT, Snapshot
 
 Array = NDArray[np.float64]
@@ -32,15 +32,17 @@ NEVER_JUDGED = 4  # the first runs of a campaign run whole, so they calibrate wi
 _NEAR = 0.005  # relative distance from the incumbent's final within which completed runs count most in the tie
 _ENOUGH = 8.0  # widen that distance until completed runs weigh as much as so many
 _CLIP = 0.07  # features beyond ±7 % of the loss are as good as 7 %
-_PAST_SD = 0.05  # prior of the recent past's coefficients around zero
+_HARVEST, _PAST_SD = 0.2, 0.05  # prior: of what a run fell since each earlier share, so much is no longer to come…
+_HARVEST_FROM, _HARVEST_ALL = 0.25, 0.6  # …not before this fraction, in full from that one: early falls are the start's
 _RATE, _RATE_SD = 0.03, 0.03  # prior: loss still to drop per unit of learning rate over its peak (annealing law)
 _PATIENCE = 1.5  # a check at fraction f asks for 1 + 1.5·f times the evidence: late errors cost more than they save
 _SCALE, _SCALE_EARLY = 0.012, 0.05  # prior residual scale of a level, relative: late, and added at the start
 _TIE_SLOPE, _TIE_SLOPE_SD = 0.6, 0.25  # prior: a run that ends 1 % lower stands so much lower now
-_USUAL_SHARE = 0.25  # of completed runs that improve; more often, and a campaign is judged with a smaller alpha
+_USUAL_SHARE = 0.25  # of completed runs that improve; more often, and a campaign is judged with a smaller alpha…
+_CAUTION = 3.0  # …by this power of the excess
 _DOF0 = 10.0  # the prior on the residual scale is worth so many runs
-_PRIOR_PATHS = 3.0  # the prior on the worst deviation of a whole run is worth so many runs
-_EFFECTIVE_LOOKS = 8.0  # without draws, a run's checks are taken for this many independent ones: cautious while few
+_PRIOR_PATHS = 30.0  # the prior on the worst deviation of a whole run is worth so many runs: four draws are mere noise
+_EFFECTIVE_LOOKS = 4.0  # without draws, a run's checks are taken for this many independent ones
 
 
 def prior_scale(fraction: float) -> float:
@@ -50,6 +52,25 @@ def prior_scale(fraction: float) -> float:
 
 def _patience(fraction: float) -> float:
     return 1.0 + _PATIENCE * fraction
+
+
+def _harvest(fraction: float) -> Array:
+    """Give the prior of the recent past's coefficients in the tie, one per share of PAST.
+
+    Who ends level but fell more of late has begun its decay earlier and has less of the drop to come (annealing law:
+    the drop is proportional to the rate already decayed, Tissue et al. 2408.11029, equation 1). The nearest share is
+    left out: over so short a time a fall is mostly noise.
+    """
+    grown = min(1.0, max(0.0, (fraction - _HARVEST_FROM) / (_HARVEST_ALL - _HARVEST_FROM)))
+    return -_HARVEST * grown * np.array([0.0, *[1.0] * (len(PAST) - 1)])
+
+
+@lru_cache(maxsize=8)
+def _prior_risk(checks: tuple[float, ...]) -> tuple[Array, Array]:
+    """Give levels of strictness, rising, and the prior probability that a run which ties is stopped under each."""
+    grid = np.linspace(-4.0, 4.0, 801)  # below zero a run must look better than a tie: the frontier's bold end
+    one_look = np.mean([special.ndtr(-grid * _patience(f)) for f in checks], axis=0)
+    return grid, 1.0 - (1.0 - one_look) ** _EFFECTIVE_LOOKS
 
 
 @dataclass(frozen=True)
@@ -105,59 +126,62 @@ class Forecaster:
         return np.asarray(weight_N, dtype=np.float64)
 
     def look(self, fraction: float) -> Look:
-        """Fit the tie at a fraction, once."""
+        """Fit the tie at a fraction, once; the first call fits every planned check."""
         key = round(fraction, 4)
         if key not in self._looks:
-            self._looks[key] = self._fit_tie(key)
+            planned = () if self._looks else (round(f, 4) for f in self.snapshot.checks if FIRST_LOOK <= f < 1)
+            self._fit_ties(sorted({key, *planned}))
         return self._looks[key]
 
-    def _fit_tie(self, fraction: float) -> Look:
-        now_N = self._column(fraction)
-        rate_N = self._at(self.rate_NC, fraction)
-        past_NP = np.stack([*(self._column(fraction * share) - now_N for share in PAST), _RATE * rate_N], axis=1)
-        known_N = np.isfinite(now_N)
-        weight_N = np.where(known_N, self.near_N, 0.0)
-        now_N = np.where(known_N, now_N, self.incumbent)
-        seen_NP = np.isfinite(past_NP) * weight_N[:, None]
-        centre_P = (seen_NP * np.nan_to_num(past_NP)).sum(axis=0) / np.maximum(seen_NP.sum(axis=0), 1e-12)
-        past_NP = _features(past_NP, centre_P)
-        s0 = float(np.hypot(prior_scale(fraction), self._blur(fraction)))
-        tie_NP = np.column_stack([np.ones_like(now_N), self.final_N - self.incumbent, past_NP])
+    def _fit_ties(self, fractions: list[float]) -> None:
+        fraction_L = np.array(fractions)
+        now_LN = self._columns(fraction_L)
+        past_PLN = [*(self._columns(fraction_L * share) - now_LN for share in PAST)]
+        past_LNP = np.stack([*past_PLN, _RATE * self._at(self.rate_NC, fraction_L)], axis=2)
+        known_LN = np.isfinite(now_LN)
+        weight_LN = np.where(known_LN, self.near_N, 0.0)
+        now_LN = np.where(known_LN, now_LN, self.incumbent)
+        seen_LNP = np.isfinite(past_LNP) * weight_LN[:, :, None]
+        centre_LP = (seen_LNP * np.nan_to_num(past_LNP)).sum(axis=1) / np.maximum(seen_LNP.sum(axis=1), 1e-12)
+        past_LNP = _features(past_LNP, centre_LP[:, None, :])
+        s0_L = np.array([np.hypot(prior_scale(f), self._blur(f)) for f in fractions])
+        one_LN1, gap_N1 = np.ones_like(now_LN)[:, :, None], (self.final_N - self.incumbent)[:, None]
+        tie_LNP = np.concatenate([one_LN1, one_LN1 * gap_N1, past_LNP], axis=2)
         prior_sd_P = np.array([0.5, _TIE_SLOPE_SD, *[_PAST_SD] * len(PAST), _RATE_SD / _RATE])
-        prior_P = np.array([0.0, _TIE_SLOPE, *[0.0] * len(PAST), 1.0])
-        tie = Regression.fit(tie_NP, now_N - self.incumbent, weight_N, prior_P, prior_sd_P, s0, _DOF0)
-        p_N = np.where(known_N, np.clip(student_cdf(-tie.loo_z_N, tie.dof), 1e-12, 1 - 1e-12), 1 - 1e-12)
-
-        return Look(tie, centre_P, past_NP, s0, p_N)
+        prior_LP = np.array([[0.0, _TIE_SLOPE, *_harvest(f), 1.0] for f in fractions])
+        ties = fit_robust(tie_LNP, now_LN - self.incumbent, weight_LN, prior_LP, prior_sd_P, s0_L, _DOF0)
+        for k, (fraction, tie) in enumerate(zip(fractions, ties, strict=True)):
+            p_N = np.where(known_LN[k], np.clip(student_cdf(-tie.loo_z_N, tie.dof), 1e-12, 1 - 1e-12), 1 - 1e-12)
+            self._looks[fraction] = Look(tie, centre_LP[k], past_LNP[k], float(s0_L[k]), p_N)
 
     def _fit_forecast(self, fraction: float, look: Look) -> Regression:
-        now_N = self._column(fraction)
+        now_N = self._columns(np.array([fraction]))[0]
         known_N = np.isfinite(now_N)
         ahead_N = np.clip(np.where(known_N, now_N - self.incumbent - look.tie.mean_P[0], 0.0), -_CLIP, 2 * _CLIP)
         forward_NP = np.column_stack([np.ones_like(now_N), ahead_N, look.past_NP])
         prior_sd_P = np.array([0.5, 0.3, *[_PAST_SD] * len(PAST), _RATE_SD / _RATE])
-        prior_P = np.array([0.0, 0.8, *[0.0] * len(PAST), -1.0])
-        gap_N = self.final_N - self.incumbent
-        return Regression.fit(forward_NP, gap_N, known_N.astype(np.float64), prior_P, prior_sd_P, look.s0, _DOF0)
+        prior_P = np.array([0.0, 0.8, *-_harvest(fraction), -1.0])
+        gap_N, weight_N = self.final_N - self.incumbent, known_N.astype(np.float64)
+        s0_L = np.array([look.s0])
+        return fit(forward_NP[None], gap_N[None], weight_N[None], prior_P[None], prior_sd_P, s0_L, _DOF0)[0]
 
     def _blur(self, fraction: float) -> float:
         """Give the usual relative standard error of a level: reports come at an even pace, so it falls with the root."""
         return self.blur * float(np.sqrt(BLUR_AT / fraction))
 
-    def _column(self, fraction: float) -> Array:
-        """Interpolate every completed run's relative level at a fraction; NaN before its first report."""
-        return self._at(self.level_NC, fraction) / self.unit
+    def _columns(self, fraction_K: Array) -> Array:
+        """Interpolate every completed run's relative level at fractions: level_KN, NaN before its first report."""
+        return self._at(self.level_NC, fraction_K) / self.unit
 
     @staticmethod
-    def _at(value_NC: Array, fraction: float) -> Array:
-        at = fraction * len(GRID) - 1
-        low = min(max(int(np.floor(at + 1e-9)), 0), len(GRID) - 1)
-        high = min(low + 1, len(GRID) - 1)
-        share = min(max(at - low, 0.0), 1.0)
-        column_N = value_NC[:, low]
-        if share > 1e-6:
-            column_N = (1 - share) * column_N + share * value_NC[:, high]
-        return np.asarray(column_N, dtype=np.float64)
+    def _at(value_NC: Array, fraction_K: Array) -> Array:
+        """Interpolate every run's values on GRID at fractions: value_KN."""
+        at_K = np.maximum(fraction_K * len(GRID) - 1, 0.0)
+        low_K = np.minimum((at_K + 1e-9).astype(np.int64), len(GRID) - 1)
+        high_K = np.minimum(low_K + 1, len(GRID) - 1)
+        share_K1 = np.clip(at_K - low_K, 0.0, 1.0)[:, None]
+        low_KN, high_KN = value_NC.T[low_K], value_NC.T[high_K]
+        return np.asarray(np.where(share_K1 > 1e-6, (1 - share_K1) * low_KN + share_K1 * high_KN, low_KN))
 
     def stop_below(self, fraction: float) -> float:
         """Give the p_tie under which a run is stopped at a fraction. All checks together keep the promise of alpha."""
@@ -170,19 +194,18 @@ class Forecaster:
         Calibrated on whole paths: each completed run that was never judged is replayed as if it tied, and its worst
         left-out deviation over the planned checks is one draw; a prior worth a few runs stands in while draws are few.
         """
-        alpha = self.snapshot.alpha * min(1.0, _USUAL_SHARE / self._improving_share())
+        share = min(1.0, _USUAL_SHARE / self._improving_share()) ** _CAUTION
+        alpha = 1.0 - (1.0 - self.snapshot.alpha) ** share  # near share · alpha, and still free up to 1
         checks = [f for f in self.snapshot.checks if FIRST_LOOK <= f < 1] or [0.5]
         clean_N = ~self.own_N
         clean_N[np.flatnonzero(self.own_N)[:NEVER_JUDGED]] = True
         weight_N = np.where(clean_N, self.near_N, 0.0)
         worst_N = np.max([-special.ndtri(self.look(f).p_N) / _patience(f) for f in checks], axis=0)
-        grid = np.linspace(0.0, 4.0, 401)
+        grid, prior = _prior_risk(tuple(checks))
         order = np.argsort(worst_N)
         beyond = weight_N.sum() - np.concatenate([[0.0], np.cumsum(weight_N[order])])
         seen = beyond[np.searchsorted(worst_N[order], grid, side="right")]
-        one_look = np.mean([special.ndtr(-grid * _patience(f)) for f in checks], axis=0)
-        prior = _PRIOR_PATHS * np.minimum(1.0, _EFFECTIVE_LOOKS * one_look)
-        risk = (prior + seen) / (_PRIOR_PATHS + weight_N.sum())
+        risk = (_PRIOR_PATHS * prior + seen) / (_PRIOR_PATHS + weight_N.sum())
         enough = grid[risk <= alpha]
         return float(enough[0]) if len(enough) else float(grid[-1])
 

@@ -13,7 +13,7 @@ import numpy as np
 from arl_core.selfeval.curve import GRID, Curve, levels_and_errors
 from frozen_env.contract import Direction, is_better
 
-DEFAULT_ALPHA = 0.5  # how often a run that exactly ties may be stopped; how it was chosen: docs/stopping.md
+DEFAULT_ALPHA = 0.4  # how often a run that exactly ties may be stopped; how it was chosen: docs/stopping.md
 BLUR_AT = 0.25  # the elapsed fraction at which the noise of a level is kept
 MAX_OWN, MAX_EARLIER = 256, 256  # runs kept; a snapshot stays under 0.4 MB of JSON
 

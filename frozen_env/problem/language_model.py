@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from frozen_env.contract import Direction
+from frozen_env.contract import Cause, Direction
 from frozen_env.fetch import sha256_file
 from frozen_env.problem.bits import bits_per_byte, nats_per_token
 from frozen_env.problem.data import MANIFEST, PreparedData, TrainingOrder, load, prepared_folder
@@ -37,57 +37,72 @@ class LanguageModel:
     def training_rows(self, seed: int) -> TrainingOrder:
         return TrainingOrder(self.data.train_tokens, self.spec.seq_len, seed)
 
-    def scoring_plan(self, seed: int) -> BitsPerByte:
-        return BitsPerByte(self.spec, self.data, seed)
+    def scoring_plan(self, seed: int, device: str) -> BitsPerByte:
+        return BitsPerByte(self.spec, self.data, seed, TOLERANCE_NATS[device])
 
 
 class BitsPerByte:
     """Two passes over held-out rows, each answered by a fresh worker: the rows themselves, and spliced ones.
 
-    A spliced row keeps its past and takes another row's text as its future. It looks like any row, and a causal model
-    answers its past as before.
+    A spliced row keeps its past and takes other held-out text as its future. It looks like any row, and a causal model
+    answers its past as before. Cuts lie anywhere in a row; the future begins with another token than the true one.
     """
 
-    def __init__(self, spec: EnvironmentSpec, data: PreparedData, seed: int) -> None:
+    def __init__(self, spec: EnvironmentSpec, data: PreparedData, seed: int, tolerance_nats: float) -> None:
         rng = np.random.default_rng([seed, 0x5C0E])
         self.output_dim = spec.vocab_size
         self._token_bytes_V = data.token_bytes_V
         self._rows = np.asarray(data.held_out_BT1, dtype=np.int64)[rng.permutation(len(data.held_out_BT1))]
+        self._tolerance_nats = tolerance_nats
         inputs = self._rows[:, :-1]
         self._probed = rng.choice(len(inputs), spec.probe_rows, replace=False)
-        self._cuts = rng.integers(inputs.shape[1] // 4, inputs.shape[1], spec.probe_rows)
-        futures = (self._probed + rng.integers(1, max(2, len(inputs)), spec.probe_rows)) % len(inputs)
-        spliced = inputs[self._probed].copy()
-        for row, (cut, future) in enumerate(zip(self._cuts, futures, strict=True)):
-            spliced[row, cut:] = inputs[future, cut:]
+        self._cuts = rng.integers(1, inputs.shape[1], spec.probe_rows)
+        originals = inputs[self._probed]
+        spliced = originals.copy()
+        for row, cut in enumerate(self._cuts):
+            spliced[row, cut:] = natural_future(inputs, spliced[row], int(cut), rng)
         self.passes = [_batches(inputs), *([_batches(spliced)] if spec.probe_rows else [])]
-        self._tolerance_nats = TOLERANCE_NATS["cpu" if spec.device == "cpu" else "cuda"]
-        if spec.device == "auto":
-            import torch
-
-            self._tolerance_nats = TOLERANCE_NATS["cuda" if torch.cuda.is_available() else "cpu"]
+        self.repeated = _batches(originals)
         self._nats = {SCORED: np.zeros(inputs.shape), PROBED: np.zeros(spliced.shape)}
+        self._repeated_nats = np.zeros((2, *originals.shape))
 
     def take(self, pass_index: int, batch_index: int, logits_BTV: np.ndarray) -> str:
-        rows = slice(batch_index * ROWS_PER_BATCH, batch_index * ROWS_PER_BATCH + len(logits_BTV))
         # The past of a probe is compared on the original targets, so both passes are measured against those.
-        targets = self._rows[rows] if pass_index == SCORED else self._rows[self._probed[rows]]
-        nats_BT = nats_per_token(logits_BTV, targets[:, 1:])
-        if not np.isfinite(nats_BT).all():
-            return "logits are not finite"
-        self._nats[pass_index][rows] = nats_BT
-        return ""
+        targets = self._rows if pass_index == SCORED else self._rows[self._probed]
+        return _measure(self._nats[pass_index], targets, batch_index, logits_BTV)
+
+    def take_repeated(self, attempt: int, batch_index: int, logits_BTV: np.ndarray) -> str:
+        return _measure(self._repeated_nats[attempt], self._rows[self._probed], batch_index, logits_BTV)
 
     def _past_differences(self) -> np.ndarray:
         """Largest change per probe of a log-probability whose inputs are the same in both passes, in nats."""
         apart = np.abs(self._nats[PROBED] - self._nats[SCORED][self._probed])
         return np.array([row[:cut].max(initial=0.0) for row, cut in zip(apart, self._cuts, strict=True)])
 
-    def lookahead(self) -> str:
+    def differs(self) -> bool:
+        return bool(self._past_differences().max(initial=0.0) > self._tolerance_nats)
+
+    def explain(self) -> tuple[Cause, str]:
+        """Two fresh workers got the probed rows alone, unspliced: what differs between them is chance, what differs from
+        the first pass is memory of other rows, and what differs from neither is knowledge of the future."""
+        first, second = self._repeated_nats
+        chance = np.abs(first - second).max(initial=0.0)
+        if chance > self._tolerance_nats:
+            return (
+                Cause.NOT_DETERMINISTIC,
+                f"two answers to the same rows differ by {chance:.3g} nats: not deterministic",
+            )
+        memory = np.abs(first - self._nats[SCORED][self._probed]).max(initial=0.0)
+        if memory > self._tolerance_nats:
+            return (
+                Cause.STATEFUL,
+                f"the answer to a row changes by {memory:.3g} nats with the rows asked before or beside it",
+            )
         worst = self._past_differences().max(initial=0.0)
-        if worst <= self._tolerance_nats:
-            return ""
-        return f"the logits of the past change with the future, by {worst:.3g} nats: the model is not causal or not deterministic"
+        return (
+            Cause.LOOKAHEAD,
+            f"the logits of the past change with the future, by {worst:.3g} nats: the model is not causal",
+        )
 
     def result(self) -> dict[str, float]:
         scored_bytes = int(self._token_bytes_V[self._rows[:, 1:]].sum())
@@ -99,6 +114,40 @@ class BitsPerByte:
             "held_out_bytes": scored_bytes,
             "probe_max_diff": float(self._past_differences().max(initial=0.0)),
         }
+
+
+def natural_future(rows_BT: np.ndarray, row_T: np.ndarray, cut: int, rng: np.random.Generator) -> np.ndarray:
+    """Return other text for row_T[cut:], int64 [T - cut], that could follow its past and begins with another token.
+
+    A model that looked ahead only where the next token is likely anyway would not notice a future that is plainly
+    another text. So the future is taken from a place in `rows_BT` where the same two tokens come before, else the same
+    one; where there is none, from any place. Only places are taken that leave enough text behind them.
+    """
+    length = len(row_T) - cut
+    starts_BC = np.arange(1, rows_BT.shape[1] - length + 1)  # candidate places, those with a token before them
+    window = rows_BT[:, starts_BC] if length else rows_BT[:, :0]
+    fits = window != row_T[cut]
+    same_one = fits & (rows_BT[:, starts_BC - 1] == row_T[cut - 1])
+    same_two = np.zeros_like(fits)
+    if cut >= 2 and len(starts_BC) > 1:
+        same_two[:, 1:] = same_one[:, 1:] & (rows_BT[:, starts_BC[1:] - 2] == row_T[cut - 2])
+    for wanted in (same_two, same_one, fits):
+        places = np.argwhere(wanted)
+        if len(places):
+            row, column = places[rng.integers(len(places))]
+            start = starts_BC[column]
+            return rows_BT[row, start : start + length]
+    return (row_T[cut:] + 1) % (int(rows_BT.max()) + 1)  # a text of one token only
+
+
+def _measure(nats_BT: np.ndarray, targets_BT1: np.ndarray, batch_index: int, logits_BTV: np.ndarray) -> str:
+    """Write a batch's nats to its place. Return what is wrong with it, or ''."""
+    rows = slice(batch_index * ROWS_PER_BATCH, batch_index * ROWS_PER_BATCH + len(logits_BTV))
+    found_BT = nats_per_token(logits_BTV, targets_BT1[rows, 1:])
+    if not np.isfinite(found_BT).all():
+        return "logits are not finite"
+    nats_BT[rows] = found_BT
+    return ""
 
 
 def _batches(rows_BT: np.ndarray) -> list[np.ndarray]:

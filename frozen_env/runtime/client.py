@@ -171,6 +171,8 @@ def submit(model: torch.nn.Module) -> None:
     from safetensors.torch import save_model
 
     run, channel = _training()
+    if run.started_at_s is None:
+        raise NotJoined("call frozen_env.start() and train before submit()")
     part = os.path.join(run.scratch, SUBMISSION + ".part")
     save_model(getattr(model, "_orig_mod", model), part)
     os.replace(part, os.path.join(run.scratch, SUBMISSION))

@@ -1,104 +1,90 @@
-"""GPUs as slots: which ones this node has, and a lock per GPU that dies with whoever trains on it.
+"""Which GPUs a candidate gets: the ones of CUDA_VISIBLE_DEVICES, and the device files of no others.
 
-The lock is a flock on a file. The campaign (or the node's flow) takes it and the host process inherits the descriptor:
-the kernel gives the GPU back when both have gone, and a host's candidates die with it. Candidates do not inherit it.
+NVIDIA's driver lists each GPU under /proc/driver/nvidia/gpus with its UUID and the number of its device file. Numbers in
+CUDA_VISIBLE_DEVICES are taken in the order of PCI addresses (as with CUDA_DEVICE_ORDER=PCI_BUS_ID, which the host sets)
+and handed on as UUIDs, because with some device files out of reach CUDA would count the others anew.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
 import os
-import shutil
-import subprocess
-import tempfile
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from frozen_env.contract import HostError
+from frozen_env.contract import FrozenEnvError
 
-LISTING_LIMIT_S = 30.0
-POLL_S = 0.5
+LISTED = Path("/proc/driver/nvidia/gpus")
+COMMON_DEVICES = (
+    "/dev/nvidiactl",
+    "/dev/nvidia-uvm",
+    "/dev/nvidia-uvm-tools",
+    "/dev/nvidia-modeset",
+    "/dev/nvidia-caps",
+)
+READABLE = (
+    "/proc/driver/nvidia",
+    "/sys/bus/pci/devices",
+    "/sys/devices/pci0000:00",
+    "/sys/module/nvidia",
+    "/usr/local/cuda",
+    "/usr/local/nvidia",
+)
 
 
-@dataclass
-class HeldGpu:
-    """A GPU that is ours: its name for CUDA_VISIBLE_DEVICES, and the descriptor that holds its lock."""
-
-    name: str
-    fd: int
-
-    def close(self) -> None:
-        """Give our share of the lock back; a host that inherited it keeps it until it ends."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+@dataclass(frozen=True)
+class Gpu:
+    uuid: str
+    device: str
 
 
-def visible() -> list[str]:
-    """Return the GPUs that candidates may use: of ARL_GPUS, of CUDA_VISIBLE_DEVICES, or all, those that answer now.
+def listed(folder: Path = LISTED) -> list[Gpu]:
+    """All GPUs of this machine in the order of their PCI addresses."""
+    found = []
+    for path in sorted(folder.glob("*/information")):
+        facts = dict(line.partition(":")[::2] for line in path.read_text(encoding="utf-8").splitlines())
+        facts = {key.strip(): value.strip() for key, value in facts.items()}
+        found.append(Gpu(facts["GPU UUID"], f"/dev/nvidia{facts['Device Minor']}"))
+    return found
 
-    Names are UUIDs where nvidia-smi knows them. Without nvidia-smi the two variables are believed; empty without GPU.
+
+def assigned(visible: str | None, gpus: list[Gpu]) -> list[Gpu]:
+    """The GPUs that CUDA_VISIBLE_DEVICES names; all of them when it is not set, none when it is empty.
+
+    A slice of a GPU ("MIG-…") has no device file of its own that we know: then all files are given, and CUDA keeps to the
+    slice. Raises FrozenEnvError for a name that is no GPU of this machine.
     """
-    chosen = os.environ.get("ARL_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES"))
-    names = None if chosen is None else [name.strip() for name in chosen.split(",") if name.strip()]
-    present = listing()
-    if present is None:
-        return names or []
-    if names is None:
-        return list(present.values())
-    known = [present.get(name, name) for name in names]
-    return [name for name in known if name in present.values() or name.startswith("MIG-")]
-
-
-def listing() -> dict[str, str] | None:
-    """UUIDs by index of the GPUs that answer; None where there is no nvidia-smi."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    command = [tool, "--query-gpu=index,uuid", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=LISTING_LIMIT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    rows = [line.split(",") for line in said.stdout.splitlines()]
-    return {row[0].strip(): row[1].strip() for row in rows if len(row) == 2 and row[1].strip().startswith("GPU-")}
-
-
-def hold(names: Sequence[str], wait_s: float = 0.0, folder: Path | None = None) -> HeldGpu:
-    """Lock the first of `names` that is free, waiting up to wait_s for one. Raises HostError when all stay taken."""
-    folder = folder or Path(tempfile.gettempdir())
-    deadline_s = time.monotonic() + wait_s
-    while True:
-        for name in names:
-            held = _try(name, folder)
-            if held is not None:
-                return held
-        if time.monotonic() >= deadline_s:
-            raise HostError(
-                f"every GPU is taken by another candidate: {', '.join(names) or 'there is none'}. Lower `parallel`, end the "
-                "other campaign, or name other GPUs in ARL_GPUS"
+    if visible is None or "MIG-" in visible:
+        return gpus
+    chosen: list[Gpu] = []
+    for word in (word.strip() for word in visible.split(",")):
+        if word in ("", "-1"):  # as CUDA reads it: nothing from here on
+            break
+        if word.isdigit():
+            matches = gpus[int(word) : int(word) + 1]
+        else:
+            matches = [gpu for gpu in gpus if word.startswith("GPU-") and gpu.uuid.startswith(word)]
+        if len(matches) != 1:
+            raise FrozenEnvError(
+                f"CUDA_VISIBLE_DEVICES names {word!r}, but this machine has {len(gpus)} GPUs; use a number below that or a UUID"
             )
-        time.sleep(POLL_S)
+        chosen += matches
+    return chosen
 
 
-def lock_path(name: str, folder: Path) -> Path:
-    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    return folder / f"autoresearch-gpu-{digest}.lock"
+def environment(visible: str | None, gpus: list[Gpu]) -> dict[str, str]:
+    """What the candidate's environment says of its GPUs; {} on a machine without any."""
+    if visible is not None and "MIG-" in visible:
+        return {"CUDA_VISIBLE_DEVICES": visible}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in assigned(visible, gpus))} if gpus else {}
 
 
-def _try(name: str, folder: Path) -> HeldGpu | None:
-    path = lock_path(name, folder)
-    # Another user's file can be locked but not opened for writing: look first, create only when there is none.
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return HeldGpu(name, fd)
+def writable_paths(visible: str | None, gpus: list[Gpu]) -> list[str]:
+    """Device files that it may use, and its threads' names, which CUDA sets at its start; [] without a GPU."""
+    chosen = assigned(visible, gpus)
+    wanted = [*(gpu.device for gpu in chosen), *COMMON_DEVICES, f"/proc/{os.getpid()}/task"] if chosen else []
+    return [path for path in wanted if os.path.exists(path)]
+
+
+def readable_paths(gpus: list[Gpu]) -> list[str]:
+    wanted = (*READABLE, f"/proc/{os.getpid()}") if gpus else ()
+    return [path for path in wanted if os.path.exists(path)]

@@ -1,4 +1,4 @@
-"""The trusted process that runs candidates on one machine: imports torch once, forks each candidate from there.
+"""The trusted process that runs candidates on one machine. It holds the data; candidates are forked from its zygote.
 
 It speaks JSON lines with its caller on stdin and stdout, one candidate at a time. When the caller goes away (end of
 file on stdin), the candidate's process tree is ended and the host exits: nothing survives the campaign.
@@ -7,10 +7,10 @@ file on stdin), the candidate's process tree is ended and the host exits: nothin
 from __future__ import annotations
 
 import dataclasses
-import gc
 import os
 import select
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from frozen_env.contract import Cause, Ending, RunResult
 from frozen_env.runtime import launch, processes, sandbox, scoring, training
 from frozen_env.runtime.channel import LineReader, encode, write_all
 from frozen_env.runtime.problem import Problem
+from frozen_env.runtime.zygote import Zygote
 from frozen_env.spec import EnvironmentSpec
 
+CHEATS = (Cause.LOOKAHEAD, Cause.STATEFUL, Cause.NOT_DETERMINISTIC, Cause.PROTOCOL)  # rejected, not merely failed
 CALLER_LINE_BYTES = 4 << 20  # our own side: a run request carries the candidate's source
 
 
@@ -59,37 +61,37 @@ class Caller:
         return messages
 
 
-def warm_up() -> None:
-    """Import what every candidate imports, so that forks start warm; then freeze it out of the garbage collector."""
-    import torch._dynamo  # noqa: F401  torch.optim imports it at first use: seconds
+def serve(spec: EnvironmentSpec, load: Callable[[], tuple[Problem, str]]) -> None:
+    """Answer run requests until the caller goes away. `load` returns the problem and the environment's digest.
 
-    gc.collect()
-    gc.freeze()
-
-
-def serve(spec: EnvironmentSpec, problem: Problem, environment_digest: str) -> None:
-    """Answer run requests until the caller goes away."""
+    The zygote is forked before the data is loaded, so that no candidate can find any of it in its memory.
+    """
     caller = Caller()
     processes.adopt_orphans()
     words = sandbox.describe(spec.sandbox)
-    warm_up()
-    caller.say({"event": "ready", "sandbox": words, "environment_digest": environment_digest})
+    zygote = Zygote(spec, words)
+    problem, environment_digest = load()
+    spec = dataclasses.replace(spec, device=zygote.wait_ready())
+    pids = [os.getpid(), zygote.pid]
+    caller.say({"event": "ready", "sandbox": words, "environment_digest": environment_digest, "pids": pids})
     while (request := caller.next_request()) is not None:
         order = request["run"]
-        result = run_candidate(spec, problem, caller, order)
+        result = run_candidate(spec, problem, zygote, caller, order)
         result = dataclasses.replace(
             result, sandbox=words, environment_digest=environment_digest, seed=int(order["seed"])
         )
         caller.say({"event": "result", "result": result.to_json()})
 
 
-def run_candidate(spec: EnvironmentSpec, problem: Problem, caller: Caller, order: dict[str, Any]) -> RunResult:
+def run_candidate(
+    spec: EnvironmentSpec, problem: Problem, zygote: Zygote, caller: Caller, order: dict[str, Any]
+) -> RunResult:
     """Train one candidate, then score what it submitted."""
     place = launch.Workplace(Path(order["place"]))
     place.create(str(order["source"]))
     seed = int(order["seed"])
     run = training.train(
-        spec, place, seed, problem.training_rows(seed), caller.say, caller.in_fd, caller.hear_during_run
+        spec, place, seed, problem.training_rows(seed), zygote, caller.say, caller.in_fd, caller.hear_during_run
     )
     result = RunResult(
         ending=run.ending or Ending.CRASHED,
@@ -106,10 +108,15 @@ def run_candidate(spec: EnvironmentSpec, problem: Problem, caller: Caller, order
         return result
     caller.say({"event": "scoring"})
     began_s = time.monotonic()
-    found = scoring.score(spec, place, problem, seed)
-    result = dataclasses.replace(result, score=found.score, scoring_s=time.monotonic() - began_s)
+    found = scoring.score(spec, place, problem, seed, zygote, caller.in_fd, caller.hear_during_run)
+    result = dataclasses.replace(
+        result,
+        score=found.score,
+        scoring_s=time.monotonic() - began_s,
+        peak_memory_mb=max(result.peak_memory_mb, found.peak_memory_mb),
+    )
     if found.score is None:
-        ending = Ending.REJECTED if found.cause in (Cause.LOOKAHEAD, Cause.PROTOCOL) else Ending.CRASHED
+        ending = Ending.REJECTED if found.cause in CHEATS else Ending.CRASHED
         log = result.log_tail + found.log_tail
         result = dataclasses.replace(
             result, ending=ending, cause=found.cause, reason=found.reason, log_tail=log[-4000:]

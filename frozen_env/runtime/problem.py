@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from frozen_env.contract import Direction
+from frozen_env.contract import Cause, Direction
 
 
 class TrainingRows(Protocol):
@@ -19,20 +19,28 @@ class TrainingRows(Protocol):
 class ScoringPlan(Protocol):
     """Held-out inputs in the order in which workers see them, and the measurement of what they answer.
 
-    `passes` lists the inputs of one fresh worker process each; every array is int64 [B, T].
+    `passes` lists the inputs of one fresh worker process each; every array is int64 [B, T]. `repeated` are inputs that are
+    asked of two more workers, to find out why answers differ. The array that take() gets may change while it is read.
     """
 
     passes: list[list[np.ndarray]]
+    repeated: list[np.ndarray]
     output_dim: int
 
     def take(self, pass_index: int, batch_index: int, logits_BTV: np.ndarray) -> str:
         """Measure one answer. Return what is wrong with it as a sentence, or ''."""
 
-    def result(self) -> dict[str, float]:
-        """Return value, held_out_tokens, held_out_bytes, probe_max_diff. Called after the last answer."""
+    def differs(self) -> bool:
+        """Say whether answers that had to agree do not. Called after the last pass."""
 
-    def lookahead(self) -> str:
-        """Say how the answers depended on the future, or ''."""
+    def take_repeated(self, attempt: int, batch_index: int, logits_BTV: np.ndarray) -> str:
+        """As take(), for `repeated`, attempts 0 and 1."""
+
+    def explain(self) -> tuple[Cause, str]:
+        """Say why answers differ: they look ahead, keep state, or are not deterministic. Called after both attempts."""
+
+    def result(self) -> dict[str, float]:
+        """Return value, held_out_tokens, held_out_bytes, probe_max_diff. Called when nothing differs."""
 
 
 class Problem(Protocol):
@@ -43,4 +51,5 @@ class Problem(Protocol):
 
     def training_rows(self, seed: int) -> TrainingRows: ...
 
-    def scoring_plan(self, seed: int) -> ScoringPlan: ...
+    def scoring_plan(self, seed: int, device: str) -> ScoringPlan:
+        """`device` is 'cpu' or 'cuda': the precision that answers come with follows from it."""

@@ -1,4 +1,4 @@
-"""Process trees on Linux: adopt orphans, read a tree's memory, end a tree so that nothing survives it."""
+"""Process trees on Linux: adopt orphans, read what a tree uses, end a tree so that nothing survives it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -22,10 +22,12 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when the thread that forked it ends."""
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when `parent` ends; leave at once when it has ended already."""
     if _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def children(pid: int) -> list[int]:
@@ -49,55 +51,75 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def tree_memory_mb(pid: int) -> float:
-    """Resident memory of `pid` and its descendants in MiB (pages shared between them count once each)."""
-    pages = 0
-    for member in [pid, *descendants(pid)]:
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            resident, shared = Path(f"/proc/{member}/statm").read_text().split()[1:3]
-            pages += int(resident) - int(shared)
-    return pages * PAGE_BYTES / 2**20
+def memory_mb(pids: Iterable[int]) -> float:
+    """Memory that these processes fill, in MiB: private and shared pages, and what was swapped out; files do not count.
+
+    Quick, and at most too high: a page that two of them share counts twice. See exact_memory_mb().
+    """
+    return _sum_fields(pids, "status", ("RssAnon:", "RssShmem:", "VmSwap:")) / 1024
 
 
-def kill_all_descendants(limit_s: float = 10.0) -> int:
-    """SIGKILL and reap every descendant of this process; needs adopt_orphans(). Return how many were reaped.
+def exact_memory_mb(pids: Iterable[int]) -> float:
+    """As memory_mb(), shared pages divided among those who share them. Milliseconds for each GiB."""
+    return _sum_fields(pids, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")) / 1024
+
+
+def _sum_fields(pids: Iterable[int], file: str, names: tuple[str, ...]) -> int:
+    kilobytes = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError):
+            for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
+                if line.startswith(names):
+                    kilobytes += int(line.split()[1])
+    return kilobytes
+
+
+def threads(pids: Iterable[int]) -> int:
+    count = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            count += len(os.listdir(f"/proc/{pid}/task"))
+    return count
+
+
+def kill_all_descendants(spare: int | None = None, limit_s: float = 10.0) -> int:
+    """SIGKILL and reap every descendant of this process but `spare`; needs adopt_orphans(). Return how many were reaped.
 
     A tree that keeps forking is stopped first (a stopped process cannot fork) and killed then. Raises TimeoutError when
     something is still alive after limit_s (an uninterruptible process in the kernel, say).
     """
     reaped, me, deadline_s = 0, os.getpid(), time.monotonic() + limit_s
-    while alive := descendants(me):
+    while alive := [pid for pid in descendants(me) if pid != spare]:
         for sign in (signal.SIGSTOP, signal.SIGKILL):
             for pid in alive:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, sign)
-        reaped += _reap(deadline_s)
+        reaped += _reap(alive, deadline_s)
         if time.monotonic() > deadline_s:
-            raise TimeoutError(f"processes {descendants(me)} did not end within {limit_s} s of SIGKILL")
+            raise TimeoutError(f"processes {alive} did not end within {limit_s} s of SIGKILL")
     return reaped
 
 
-def _reap(deadline_s: float) -> int:
-    """Wait for dead children until none is waiting; a short wait at a time, since killed children need a moment."""
-    reaped = 0
-    while time.monotonic() < deadline_s:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return reaped
-        if pid == 0:
-            if reaped and not children(os.getpid()):
-                return reaped
-            time.sleep(0.002)
-            if not any(_is_dead(child) for child in children(os.getpid())):
-                return reaped
-            continue
-        reaped += 1
+def _reap(killed: list[int], deadline_s: float) -> int:
+    """Wait for those of them that are our children; theirs become ours when they have gone, and are the next round's."""
+    waiting, reaped = set(killed), 0
+    while waiting and time.monotonic() < deadline_s:
+        for pid in tuple(waiting):
+            try:
+                ended = os.waitpid(pid, os.WNOHANG)[0] != 0
+            except ChildProcessError:
+                waiting.discard(pid)
+                continue
+            if ended:
+                waiting.discard(pid)
+                reaped += 1
+        if waiting:
+            time.sleep(0.001)
     return reaped
 
 
-def _is_dead(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except (OSError, IndexError):
-        return True
+def name(pid: int) -> str:
+    """The program's name as the kernel knows it; '' when the process has gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    return ""

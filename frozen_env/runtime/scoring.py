@@ -1,28 +1,35 @@
 """Score a submission: fresh confined workers answer held-out inputs, the trusted side measures the answers.
 
-Each pass of the problem's scoring plan has a worker process of its own, forked before it hears anything of the inputs.
-Logits come back through shared memory as float32; nothing that a worker sends is trusted beyond its shape.
+Each pass of the problem's scoring plan has a worker process of its own, forked before it hears anything of the inputs and
+ended before the next begins: no memory, folder, lock or descriptor leads from one to the other. Logits come back through
+shared memory as float32; nothing that a worker sends is trusted beyond its shape.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import selectors
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from mmap import mmap
+from typing import Any, NoReturn
 
 import numpy as np
 
 from frozen_env.contract import Cause, Score
-from frozen_env.runtime import client, launch, processes, worker
-from frozen_env.runtime.channel import Channel, Closed, ProtocolError
+from frozen_env.runtime import client, disk, launch, processes
+from frozen_env.runtime.channel import Closed, ProtocolError
+from frozen_env.runtime.limits import LimitBroken, Limits
 from frozen_env.runtime.problem import Problem, ScoringPlan
-from frozen_env.runtime.training import last_line
+from frozen_env.runtime.training import shared_buffer
+from frozen_env.runtime.words import Output, last_line, one_line
+from frozen_env.runtime.zygote import Zygote
 from frozen_env.spec import EnvironmentSpec
 
-OUTPUT_TAIL_BYTES = 16_384
+LOG_TAIL_CHARS = 4000
 
 
 @dataclass
@@ -34,6 +41,121 @@ class Scoring:
     reason: str = ""
     seconds: float = 0.0
     log_tail: str = ""
+    peak_memory_mb: float = 0.0
+
+
+class Refused(Exception):
+    """The submission gets no score; `cause` and the message say why."""
+
+    def __init__(self, cause: Cause, reason: str) -> None:
+        super().__init__(one_line(reason))
+        self.cause = cause
+
+
+@dataclass
+class _Scorer:
+    """Runs the passes of one plan, one worker at a time."""
+
+    spec: EnvironmentSpec
+    place: launch.Workplace
+    plan: ScoringPlan
+    seed: int
+    zygote: Zygote
+    inbox_fd: int
+    read_inbox: Callable[[], list[dict[str, Any]]]
+    log: str = ""
+    peak_memory_mb: float = 0.0
+    startup_s: float = 0.0
+    answering_s: float = 0.0
+    workers: int = 0
+
+    def run_pass(self, batches: list[np.ndarray], take: Callable[[int, np.ndarray], str]) -> None:
+        """Have a fresh worker answer batches and hand each answer to `take`. Raises Refused."""
+        began_s = time.monotonic()
+        one = self._start_worker(batches)
+        try:
+            deadline_s = time.monotonic() + self.spec.startup_allowance_s + self.spec.score_limit_s
+            if "ready" not in self._receive(one, deadline_s, "to load the model"):
+                raise Refused(Cause.PROTOCOL, "the scoring worker broke the protocol")
+            ready_s = time.monotonic()
+            self.startup_s += ready_s - began_s
+            try:
+                self._ask(one, batches, take, ready_s + self.spec.score_limit_s - self.answering_s)
+            finally:
+                self.answering_s += time.monotonic() - ready_s
+        except LimitBroken as broken:
+            raise Refused(broken.cause, str(broken)) from broken
+        finally:
+            self._end_worker(one)
+
+    def _start_worker(self, batches: list[np.ndarray]) -> _Worker:
+        tokens = max(batch.size for batch in batches)
+        inputs, inputs_fd = shared_buffer(8 * tokens)
+        outputs, outputs_fd = shared_buffer(4 * tokens * self.plan.output_dim)
+        self.workers += 1
+        scratch = self.place.root / f"scratch-{self.workers}"
+        disk.remove(scratch)
+        scratch.mkdir()
+        readable = [str(self.place.source.parent), str(self.place.submission)]
+        weights = str(self.place.submission / client.SUBMISSION)
+        order = launch.Order(
+            "worker", str(self.place.source), str(scratch), readable, self.seed + self.workers, os.getpid(), weights
+        )
+        child = self.zygote.start(order, [inputs_fd, outputs_fd])
+        os.close(inputs_fd)
+        os.close(outputs_fd)
+        return _Worker(child, inputs, outputs, Limits(self.spec, os.getpid(), self.zygote.pid, scratch))
+
+    def _end_worker(self, one: _Worker) -> None:
+        processes.kill_all_descendants(spare=self.zygote.pid)
+        one.output.drain()
+        self.log = (self.log + one.output.tail)[-LOG_TAIL_CHARS:]
+        self.peak_memory_mb = max(self.peak_memory_mb, one.limits.peak_memory_mb)
+        one.close()
+        disk.remove(one.limits.scratch)
+
+    def _ask(
+        self, one: _Worker, batches: list[np.ndarray], take: Callable[[int, np.ndarray], str], deadline_s: float
+    ) -> None:
+        for index, batch_BT in enumerate(batches):
+            rows, length = batch_BT.shape
+            np.frombuffer(one.inputs, dtype=np.int64, count=batch_BT.size)[:] = batch_BT.reshape(-1)
+            try:
+                one.child.channel.send_now({"shape": [rows, length]})
+            except (Closed, ProtocolError):
+                _raise_death(one)
+            wanted = [rows, length, self.plan.output_dim]
+            found = self._receive(one, deadline_s, "for held-out inputs").get("shape")
+            if found != wanted:
+                raise Refused(Cause.BAD_SHAPE, f"logits have shape {str(found)[:60]}, expected {wanted}")
+            # The worker could still write to these; take() must read each of them into its own memory once.
+            logits_BTV = np.frombuffer(one.outputs, dtype=np.float32, count=batch_BT.size * wanted[2])
+            if wrong := take(index, logits_BTV.reshape(wanted)):
+                raise Refused(Cause.NOT_FINITE, wrong)
+
+    def _receive(self, one: _Worker, deadline_s: float, what: str) -> dict[str, object]:
+        """Wait for one message, while limits, the caller and the worker's output are looked after."""
+        with selectors.DefaultSelector() as selector:
+            files = [one.child.channel.sock.fileno(), one.child.output_fd, self.inbox_fd]
+            if one.child.listener is not None:
+                files.append(one.child.listener.fd)
+            for fd in files:
+                if fd not in one.silent:
+                    selector.register(fd, selectors.EVENT_READ)
+            while (left_s := deadline_s - time.monotonic()) > 0:
+                one.limits.look(one.output)
+                pause_s = max(0.0, min(left_s, one.limits.next_look_s - time.monotonic()))
+                for key, _ in selector.select(pause_s):
+                    if key.fd == self.inbox_fd:
+                        if any("abort" in message for message in self.read_inbox()):
+                            raise Refused(Cause.ABORTED, "the campaign was interrupted")
+                    elif key.fd == one.child.channel.sock.fileno():
+                        if message := _hear(one):
+                            return message
+                    elif not (one.output.read() if key.fd == one.child.output_fd else one.limits.admit(one.child)):
+                        selector.unregister(key.fd)
+                        one.silent.add(key.fd)
+        raise Refused(Cause.SLOW_MODEL, f"the scoring worker took more than {self.spec.score_limit_s:g} s {what}")
 
 
 @dataclass
@@ -41,46 +163,40 @@ class _Worker:
     child: launch.Child
     inputs: mmap
     outputs: mmap
-    output: bytes = b""
-    started_s: float = field(default_factory=time.monotonic)
+    limits: Limits
+    output: Output = field(init=False)
+    silent: set[int] = field(default_factory=set)  # open files at their end
 
-    def read_output(self) -> None:
-        os.set_blocking(self.child.output_fd, False)
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(self.child.output_fd, 65536):
-                self.output = (self.output + data)[-OUTPUT_TAIL_BYTES:]
+    def __post_init__(self) -> None:
+        self.output = Output(self.child.output_fd)
 
     def close(self) -> None:
-        self.child.channel.close()
-        os.close(self.child.output_fd)
-        self.inputs.close()
-        self.outputs.close()
+        self.child.close()
+        for buffer in (self.inputs, self.outputs):
+            with contextlib.suppress(BufferError):  # an error on its way still refers to an array in it
+                buffer.close()
 
 
-class _Refused(Exception):
-    def __init__(self, cause: Cause, reason: str) -> None:
-        super().__init__(reason)
-        self.cause, self.reason = cause, reason
-
-
-def score(spec: EnvironmentSpec, place: launch.Workplace, problem: Problem, seed: int) -> Scoring:
-    """Measure place.submission with problem's metric. Leaves no process behind."""
+def score(
+    spec: EnvironmentSpec,
+    place: launch.Workplace,
+    problem: Problem,
+    seed: int,
+    zygote: Zygote,
+    inbox_fd: int,
+    read_inbox: Callable[[], list[dict[str, Any]]],
+) -> Scoring:
+    """Measure place.submission with problem's metric. Leaves no process behind. {"abort": true} of the caller ends it."""
     began_s = time.monotonic()
-    plan = problem.scoring_plan(seed)
-    place.scratch.mkdir(parents=True, exist_ok=True)
-    workers: list[_Worker] = []
+    plan = problem.scoring_plan(seed, spec.device)
+    scorer = _Scorer(spec, place, plan, seed, zygote, inbox_fd, read_inbox)
     outcome = Scoring()
-    deadline_s = began_s + spec.startup_allowance_s + spec.score_limit_s
     try:
-        workers += [_fork_worker(spec, place, seed, plan, inputs) for inputs in plan.passes]
-        for one in workers:
-            _wait_ready(one, deadline_s)
-        ready_s = time.monotonic()
-        deadline_s = ready_s + spec.score_limit_s
-        for pass_index, one in enumerate(workers):
-            _run_pass(one, plan, pass_index, deadline_s)
-        if leak := plan.lookahead():
-            raise _Refused(Cause.LOOKAHEAD, leak)
+        for index, batches in enumerate(plan.passes):
+            scorer.run_pass(batches, functools.partial(plan.take, index))
+        if plan.differs():
+            raise _diagnosed(scorer, plan)
+        measured_s = time.monotonic()
         found = plan.result()
         outcome.score = Score(
             metric=problem.metric,
@@ -88,88 +204,38 @@ def score(spec: EnvironmentSpec, place: launch.Workplace, problem: Problem, seed
             direction=problem.direction,
             held_out_tokens=int(found["held_out_tokens"]),
             held_out_bytes=int(found["held_out_bytes"]),
-            seconds=time.monotonic() - ready_s,
-            startup_s=ready_s - began_s,
+            seconds=scorer.answering_s + time.monotonic() - measured_s,
+            startup_s=scorer.startup_s,
             probe_max_diff=float(found["probe_max_diff"]),
         )
-    except _Refused as refused:
-        outcome.cause, outcome.reason = refused.cause, refused.reason
-    finally:
-        processes.kill_all_descendants()
-        for one in workers:
-            one.read_output()
-            outcome.log_tail = (outcome.log_tail + one.output.decode("utf-8", errors="replace"))[-4000:]
-            one.close()
+    except Refused as refused:
+        outcome.cause, outcome.reason = refused.cause, str(refused)
+    outcome.log_tail, outcome.peak_memory_mb = scorer.log, scorer.peak_memory_mb
     outcome.seconds = time.monotonic() - began_s
     return outcome
 
 
-def _fork_worker(
-    spec: EnvironmentSpec, place: launch.Workplace, seed: int, plan: ScoringPlan, batches: list[np.ndarray]
-) -> _Worker:
-    tokens = max(batch.size for batch in batches)
-    inputs, outputs = mmap(-1, 8 * tokens), mmap(-1, 4 * tokens * plan.output_dim)
-    weights = str(place.submission / client.SUBMISSION)
-
-    def work(channel: Channel, build_model: object) -> None:
-        worker.answer(channel, build_model, weights, inputs, outputs)  # type: ignore[arg-type]
-
-    body = launch.worker_body(spec, place, seed, work)
-    child = launch.fork_child(body, spec=spec, place=place, readable=[str(place.submission)])
-    return _Worker(child, inputs, outputs)
+def _diagnosed(scorer: _Scorer, plan: ScoringPlan) -> Refused:
+    """Say why answers differ, with two more workers: both get the very same question, without a spliced future."""
+    for attempt in range(2):
+        scorer.run_pass(plan.repeated, functools.partial(plan.take_repeated, attempt))
+    cause, reason = plan.explain()
+    return Refused(cause, reason)
 
 
-def _wait_ready(one: _Worker, deadline_s: float) -> None:
-    message = _receive(one, deadline_s, "to load the model")
-    if "ready" not in message:
-        raise _Refused(Cause.PROTOCOL, "the scoring worker broke the protocol")
+def _hear(one: _Worker) -> dict[str, Any] | None:
+    try:
+        messages = one.child.channel.receive_ready()
+    except Closed:
+        _raise_death(one)
+    except ProtocolError as error:
+        raise Refused(Cause.PROTOCOL, str(error)) from error
+    if len(messages) > 1:
+        raise Refused(Cause.PROTOCOL, "the scoring worker answered more than it was asked")
+    return messages[0] if messages else None
 
 
-def _run_pass(one: _Worker, plan: ScoringPlan, pass_index: int, deadline_s: float) -> None:
-    for batch_index, batch_BT in enumerate(plan.passes[pass_index]):
-        rows, length = batch_BT.shape
-        np.frombuffer(one.inputs, dtype=np.int64, count=batch_BT.size)[:] = batch_BT.reshape(-1)
-        try:
-            one.child.channel.send_now({"shape": [rows, length]})
-        except (Closed, ProtocolError):
-            _raise_death(one)
-        wanted = [rows, length, plan.output_dim]
-        found = _receive(one, deadline_s, "for held-out inputs").get("shape")
-        if found != wanted:
-            raise _Refused(Cause.BAD_MODEL, f"logits have shape {found}, expected {wanted}")
-        logits_BTV = np.frombuffer(one.outputs, dtype=np.float32, count=batch_BT.size * plan.output_dim)
-        if wrong := plan.take(pass_index, batch_index, logits_BTV.reshape(wanted)):
-            raise _Refused(Cause.BAD_MODEL, wrong)
-
-
-def _receive(one: _Worker, deadline_s: float, what: str) -> dict[str, object]:
-    """Wait for one message while keeping the worker's output pipe empty, so that a chatty worker cannot block."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(one.child.channel.sock, selectors.EVENT_READ, "message")
-        selector.register(one.child.output_fd, selectors.EVENT_READ, "output")
-        while (left_s := deadline_s - time.monotonic()) > 0:
-            for key, _ in selector.select(left_s):
-                if key.data == "output":
-                    before = len(one.output)
-                    one.read_output()
-                    if len(one.output) == before:  # end of stream: the worker is gone or closed its output
-                        selector.unregister(one.child.output_fd)
-                    continue
-                try:
-                    messages = one.child.channel.receive_ready()
-                except Closed:
-                    _raise_death(one)
-                except ProtocolError as error:
-                    raise _Refused(Cause.PROTOCOL, str(error)) from error
-                if len(messages) > 1:
-                    raise _Refused(Cause.PROTOCOL, "the scoring worker answered more than it was asked")
-                if messages:
-                    return messages[0]
-    raise _Refused(Cause.SLOW_MODEL, f"the scoring worker took too long {what}")
-
-
-def _raise_death(one: _Worker) -> None:
+def _raise_death(one: _Worker) -> NoReturn:
     time.sleep(0.01)  # its last words may still be in the pipe
-    one.read_output()
-    text = one.output.decode("utf-8", errors="replace")
-    raise _Refused(Cause.BAD_MODEL, last_line(text) or "the scoring worker died")
+    one.output.drain()
+    raise Refused(Cause.BAD_MODEL, last_line(one.output.tail) or "the scoring worker died")

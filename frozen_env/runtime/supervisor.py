@@ -34,7 +34,7 @@ from frozen_env.contract import (
 )
 from frozen_env.runtime import processes
 from frozen_env.runtime.channel import LineReader, encode
-from frozen_env.runtime.gpus import HeldGpu
+from frozen_env.runtime.gpu_lock import HeldGpu
 from frozen_env.spec import EnvironmentSpec
 
 START_LIMIT_S = 180.0  # importing torch from a cold disk
@@ -72,6 +72,7 @@ class Host:
         self._reader = LineReader(RESULT_LINE_BYTES)
         self._inbox: list[Event] = []
         self._is_ready = False
+        self._own_pids: list[int] = []  # the host itself and its zygote, below the guard that we started
         self.sandbox = ""
         self.environment_digest = ""
 
@@ -125,6 +126,8 @@ class Host:
                 case "result":
                     result = RunResult.from_json(event["result"])
                     return dataclasses.replace(result, verdicts=tuple(verdicts))
+                case "refused":
+                    raise self._refusal(event)
                 case "report":
                     step, elapsed_s, fraction, loss, lr = event["report"]
                     reports.append(Report(step, elapsed_s, fraction, loss, lr))
@@ -161,11 +164,17 @@ class Host:
         while not self._is_ready:
             event = self._next_event(deadline_s)
             if event["event"] == "refused":
-                self.close()
-                raise REFUSALS.get(event["kind"], HostError)(event["reason"])
+                raise self._refusal(event)
             if event["event"] == "ready":
                 self._is_ready = True
                 self.sandbox, self.environment_digest = event["sandbox"], event["environment_digest"]
+                self._own_pids = event["pids"]
+
+    def running(self) -> list[int]:
+        """Process ids of what the host runs now: a candidate or a scoring worker, and whatever it started."""
+        if self._process is None:
+            return []
+        return [pid for pid in processes.descendants(self._process.pid) if pid not in self._own_pids]
 
     def close(self) -> None:
         """End the host and whatever it runs, and wait for it."""
@@ -173,7 +182,6 @@ class Host:
         if process is None:
             return
         assert process.stdin is not None
-        assert process.stdout is not None
         with contextlib.suppress(OSError):
             process.stdin.close()
         try:
@@ -181,7 +189,7 @@ class Host:
         except subprocess.TimeoutExpired:
             self._process = process
             self._kill()
-        process.stdout.close()
+        _close_pipes(process)
 
     def __enter__(self) -> Self:
         self.start()
@@ -219,6 +227,10 @@ class Host:
             self._inbox += self._reader.feed(data)
         return self._inbox.pop(0)
 
+    def _refusal(self, event: Event) -> FrozenEnvError:
+        self.close()
+        return REFUSALS.get(event["kind"], HostError)(event["reason"])
+
     def _kill(self) -> None:
         if self._process is None:
             return
@@ -226,12 +238,15 @@ class Host:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        _close_pipes(self._process)
         self._process = None
 
     def _last_words(self) -> str:
         """Say how the host died; its standard error is in the file that the caller named."""
         process, self._process = self._process, None
         code = process.wait() if process is not None else None
+        if process is not None:
+            _close_pipes(process)
         tail = ""
         if self._stderr_path and self._stderr_path.is_file():
             lines = (
@@ -242,6 +257,13 @@ class Host:
             )
             tail = f": {lines[-1]}" if lines else ""
         return f"the host process ended (exit code {code}){tail}"
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 def host_environment(spec: EnvironmentSpec) -> dict[str, str]:

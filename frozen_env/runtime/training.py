@@ -1,37 +1,39 @@
 """Watch one training run: serve batches, keep time, read reports, end it. Runs in the host, single-threaded.
 
 The clock starts when the candidate says start(). Time that start-up took beyond its allowance is taken from the budget.
-At the end of the budget comes SIGTERM, a short grace for submit(), then SIGKILL for the whole tree.
+At the end of the budget comes SIGTERM, time to finish a step and save (submission.py), then SIGKILL for the whole tree.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import math
 import os
 import selectors
-import shutil
 import signal
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from mmap import mmap
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from frozen_env.contract import Cause, Ending, Report
-from frozen_env.runtime import client, launch, processes
+from frozen_env.runtime import disk, launch, processes
 from frozen_env.runtime.channel import Closed, ProtocolError
+from frozen_env.runtime.limits import LimitBroken, Limits
 from frozen_env.runtime.problem import TrainingRows
+from frozen_env.runtime.submission import Overrun, take_submission
+from frozen_env.runtime.words import Output, last_line, one_line
+from frozen_env.runtime.zygote import Zygote
 from frozen_env.spec import EnvironmentSpec
 
 BUFFER_BYTES = 4 << 20  # one batch of uint16 tokens
-MEMORY_POLL_S = 0.2
 MAX_REPORTS = 10_000  # beyond it every second report is dropped, again and again
-LOG_TAIL_CHARS = 4000
+LARGEST_NUMBER = 2**53  # of a step; beyond it a float and a database column lose count
+LARGEST_LOSS = 1e6  # nats per token; a larger one counts as infinite
 OUT_OF_MEMORY_WORDS = ("out of memory", "MemoryError", "can't allocate memory")
 
 Emit = Callable[[dict[str, Any]], None]
@@ -45,6 +47,7 @@ class Training:
     place: launch.Workplace
     rows: TrainingRows
     emit: Emit
+    overrun: Overrun
     forked_at_s: float = 0.0
     started_at_s: float | None = None
     ended_at_s: float | None = None
@@ -60,7 +63,6 @@ class Training:
     sigterm_sent: bool = False
     tokens_served: int = 0
     peak_memory_mb: float = 0.0
-    log_bytes: int = 0
     log_tail: str = ""
 
     # --- clock ---------------------------------------------------------------------------------------------------------
@@ -76,7 +78,7 @@ class Training:
     def finish(self, ending: Ending, cause: Cause = Cause.NONE, reason: str = "") -> None:
         """Record how the run ended; the first ending stands."""
         if self.ending is None:
-            self.ending, self.cause, self.reason = ending, cause, reason
+            self.ending, self.cause, self.reason = ending, cause, one_line(reason)
             self.ended_at_s = time.monotonic()
 
     @property
@@ -96,6 +98,7 @@ def train(
     place: launch.Workplace,
     seed: int,
     rows: TrainingRows,
+    zygote: Zygote,
     emit: Emit,
     inbox_fd: int,
     read_inbox: Callable[[], list[dict[str, Any]]],
@@ -104,76 +107,109 @@ def train(
 
     `inbox_fd` and `read_inbox` bring messages from the caller: {"stop": reason} and {"abort": true}.
     """
-    run = Training(spec, place, rows, emit)
-    buffer_fd = os.memfd_create("batches")
-    os.truncate(buffer_fd, BUFFER_BYTES)
-    buffer = mmap(buffer_fd, BUFFER_BYTES)
-    os.close(buffer_fd)
+    run = Training(spec, place, rows, emit, Overrun(spec))
+    buffer, buffer_fd = shared_buffer(BUFFER_BYTES)
     run.forked_at_s = run.last_heard_s = time.monotonic()
-    child = launch.fork_child(launch.candidate_body(spec, place, seed, buffer), spec=spec, place=place, readable=[])
+    order = launch.Order(
+        "candidate", str(place.source), str(place.scratch), [str(place.source.parent)], seed, host_pid=os.getpid()
+    )
+    child = zygote.start(order, [buffer_fd])
+    os.close(buffer_fd)
+    output = Output(child.output_fd, place.log, spec.log_limit_kb * 1024)
+    limits = Limits(spec, os.getpid(), zygote.pid, place.scratch)
     try:
-        _watch(run, child, buffer, inbox_fd, read_inbox)
+        _Watch(run, child, buffer, output, limits).until_end(inbox_fd, read_inbox)
     finally:
-        processes.kill_all_descendants()
-        _drain_log(run, child)
-        child.channel.close()
-        os.close(child.output_fd)
+        processes.kill_all_descendants(spare=zygote.pid)
+        output.drain()
+        child.close()
         buffer.close()
+    run.log_tail = output.tail
+    run.peak_memory_mb = max(run.peak_memory_mb, limits.peak_memory_mb)
     if run.submitted and run.ending is Ending.FINISHED:
-        _take_submission(run)
-    shutil.rmtree(place.scratch, ignore_errors=True)
+        _check_submission(run)
+    disk.remove(place.scratch)
     return run
 
 
-def _watch(
-    run: Training, child: launch.Child, buffer: mmap, inbox_fd: int, read_inbox: Callable[[], list[dict[str, Any]]]
-) -> None:
-    pid_fd = os.pidfd_open(child.pid)
-    os.set_blocking(child.output_fd, False)
-    next_memory_poll_s = 0.0
-    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
-        stack.callback(os.close, pid_fd)
-        for fd in (child.channel.sock.fileno(), child.output_fd, pid_fd, inbox_fd):
-            selector.register(fd, selectors.EVENT_READ)
-        while run.ending is None:
-            now_s = time.monotonic()
-            _keep_time(run, child, now_s)
-            if now_s >= next_memory_poll_s:
-                next_memory_poll_s = now_s + MEMORY_POLL_S
-                _watch_memory(run, child)
-            if run.ending is not None:
-                break
-            for key, _ in selector.select(_next_event_s(run, next_memory_poll_s) - now_s):
-                if key.fd == inbox_fd:
-                    _hear_caller(run, read_inbox())
-                elif key.fd == child.output_fd:
-                    if not _read_log(run, child):
-                        selector.unregister(child.output_fd)
-                elif key.fd == pid_fd:
-                    with contextlib.suppress(Closed, ProtocolError):  # what it said last comes before its exit
-                        _hear_candidate(run, child, buffer)
-                    _read_exit(run, child)
-                    selector.unregister(pid_fd)
-                else:
-                    try:
-                        _hear_candidate(run, child, buffer)
-                    except Closed:
-                        selector.unregister(child.channel.sock)
-                    except ProtocolError as error:
-                        run.finish(Ending.REJECTED, Cause.PROTOCOL, str(error))
+def shared_buffer(size_bytes: int) -> tuple[mmap, int]:
+    """Memory that a child can be given: our mapping of it, and its open file, to be closed once the child has it.
+
+    Its size is sealed: a child that could shrink it would have us die of a bus error.
+    """
+    fd = os.memfd_create("shared", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.truncate(fd, size_bytes)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return mmap(fd, size_bytes), fd
 
 
-def _next_event_s(run: Training, next_memory_poll_s: float) -> float:
-    times = [next_memory_poll_s, run.budget_end_s]
+@dataclass
+class _Watch:
+    """The event loop around one run."""
+
+    run: Training
+    child: launch.Child
+    buffer: mmap
+    output: Output
+    limits: Limits
+
+    def until_end(self, inbox_fd: int, read_inbox: Callable[[], list[dict[str, Any]]]) -> None:
+        run, child = self.run, self.child
+        pid_fd = os.pidfd_open(child.pid)
+        listener_fd = child.listener.fd if child.listener is not None else -1
+        with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
+            stack.callback(os.close, pid_fd)
+            for fd in (child.channel.sock.fileno(), child.output_fd, pid_fd, inbox_fd, listener_fd):
+                if fd >= 0:
+                    selector.register(fd, selectors.EVENT_READ)
+            while run.ending is None:
+                try:
+                    _keep_time(run, child)
+                    self.limits.look(self.output)
+                    if run.ending is not None:
+                        break
+                    for key, _ in selector.select(self._pause_s()):
+                        if key.fd == inbox_fd:
+                            _hear_caller(run, read_inbox())
+                        elif not self._hear(key.fd, pid_fd, listener_fd):
+                            selector.unregister(key.fd)
+                except LimitBroken as broken:
+                    run.finish(Ending.CRASHED, broken.cause, str(broken))
+
+    def _pause_s(self) -> float:
+        return min(_next_event_s(self.run), self.limits.next_look_s) - time.monotonic()
+
+    def _hear(self, fd: int, pid_fd: int, listener_fd: int) -> bool:
+        """Take what one open file of the child has to say. False when it will say no more."""
+        if fd == listener_fd:
+            return self.limits.admit(self.child)
+        if fd == self.child.output_fd:
+            return self.output.read()
+        if fd == pid_fd:
+            with contextlib.suppress(Closed, ProtocolError):  # what it said last comes before its exit
+                _hear_candidate(self.run, self.child, self.buffer)
+            _read_exit(self.run, self.child, self.output)
+            return False
+        try:
+            _hear_candidate(self.run, self.child, self.buffer)
+        except Closed:
+            return False
+        except ProtocolError as error:
+            self.run.finish(Ending.REJECTED, Cause.PROTOCOL, str(error))
+        return True
+
+
+def _next_event_s(run: Training) -> float:
+    times = [run.budget_end_s]
     if run.started_at_s is not None:
         times.append(run.next_check_s)
     if run.sigterm_sent:
-        times[1] += run.spec.grace_s
+        times = [run.budget_end_s + run.spec.grace_s]
     return min(times)
 
 
-def _keep_time(run: Training, child: launch.Child, now_s: float) -> None:
-    spec = run.spec
+def _keep_time(run: Training, child: launch.Child) -> None:
+    spec, now_s = run.spec, time.monotonic()
     if run.started_at_s is None:
         if now_s >= run.budget_end_s:
             waited_s = spec.startup_allowance_s + spec.budget_s
@@ -182,8 +218,7 @@ def _keep_time(run: Training, child: launch.Child, now_s: float) -> None:
     if now_s >= run.budget_end_s:
         if not run.sigterm_sent:
             run.sigterm_sent = True
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, signal.SIGTERM)
+            child.terminate()
         elif now_s >= run.budget_end_s + spec.grace_s:
             run.finish(
                 Ending.TIMED_OUT, Cause.NO_SUBMISSION, f"no submit() within {spec.grace_s:g} s of the end of the budget"
@@ -193,18 +228,9 @@ def _keep_time(run: Training, child: launch.Child, now_s: float) -> None:
         run.finish(Ending.CRASHED, Cause.SILENCE, f"no report for {spec.silence_s:g} s")
         return
     if now_s >= run.next_check_s:
-        run.next_check_s += spec.check_every_s
+        run.next_check_s = now_s + spec.check_every_s
         if run.reports:
             run.emit({"event": "check", "elapsed_s": now_s - run.started_at_s})
-
-
-def _watch_memory(run: Training, child: launch.Child) -> None:
-    used_mb = processes.tree_memory_mb(child.pid)
-    run.peak_memory_mb = max(run.peak_memory_mb, used_mb)
-    if used_mb > run.spec.memory_limit_mb:
-        run.finish(
-            Ending.CRASHED, Cause.OUT_OF_MEMORY, f"used {used_mb:.0f} MiB, the limit is {run.spec.memory_limit_mb} MiB"
-        )
 
 
 def _hear_caller(run: Training, messages: list[dict[str, Any]]) -> None:
@@ -219,17 +245,27 @@ def _hear_candidate(run: Training, child: launch.Child, buffer: mmap) -> None:
     """Answer what the candidate says. Everything in a message is untrusted: types and ranges are checked here."""
     for message in child.channel.receive_ready():
         if "rows" in message:
+            _note_sign(run, "request")
             child.channel.send_now(_serve(run, message["rows"], buffer))
         elif "report" in message:
             _take_report(run, message["report"])
+            _note_sign(run, "report")
         elif "start" in message:
             _start(run)
             child.channel.send_now({"ok": True})
         elif "submit" in message:
+            if run.started_at_s is None:
+                raise ProtocolError("a submission before start()")
             run.submitted = True
             run.finish(Ending.FINISHED)
         else:
-            raise ProtocolError(f"unknown message {sorted(message)[:3]}")
+            raise ProtocolError(f"unknown message {sorted(message)[:3]!a}")
+
+
+def _note_sign(run: Training, kind: str) -> None:
+    """A request for text or a report says that it is still training."""
+    if run.started_at_s is not None and (late := run.overrun.sign(kind, time.monotonic(), run.budget_end_s)):
+        run.finish(Ending.TIMED_OUT, Cause.OVERRUN, late)
 
 
 def _start(run: Training) -> None:
@@ -258,27 +294,17 @@ def _serve(run: Training, rows: object, buffer: mmap) -> dict[str, Any]:
 def _take_report(run: Training, report: object) -> None:
     if run.started_at_s is None:
         raise ProtocolError("a report before start()")
-    if not isinstance(report, list) or len(report) != 3:
-        raise ProtocolError("a report is [step, loss, lr]")
-    step, loss, lr = report
-    if (
-        not isinstance(step, int)
-        or not isinstance(loss, float | int)
-        or not (lr is None or isinstance(lr, float | int))
-    ):
-        raise ProtocolError("a report is [integer, number, number or null]")
+    step, loss, lr = _parse_report(report)
     run.last_heard_s = time.monotonic()
     elapsed_s = run.last_heard_s - run.started_at_s
     if not math.isfinite(loss):
         run.finish(Ending.CRASHED, Cause.NAN, f"the loss was {loss} at step {step}")
         return
-    if lr is not None and not math.isfinite(lr):
-        lr = None
     run.reports_seen += 1
     if run.reports_seen % run.report_stride:
         return
     fraction = min(1.0, max(1e-9, elapsed_s / run.spec.budget_s))
-    kept = Report(step=step, elapsed_s=elapsed_s, fraction=fraction, loss=float(loss), lr=lr)
+    kept = Report(step=step, elapsed_s=elapsed_s, fraction=fraction, loss=loss, lr=lr)
     run.reports.append(kept)
     run.emit({"event": "report", "report": [kept.step, kept.elapsed_s, kept.fraction, kept.loss, kept.lr]})
     if len(run.reports) > MAX_REPORTS:
@@ -286,69 +312,44 @@ def _take_report(run: Training, report: object) -> None:
         run.report_stride *= 2
 
 
-def _read_log(run: Training, child: launch.Child) -> bool:
-    """Append output to the log up to its limit; what is beyond it is read and dropped. False at end of stream."""
+def _parse_report(report: object) -> tuple[int, float, float | None]:
+    """Return step, loss and learning rate of a candidate's message. Raises ProtocolError unless each is a number."""
+    if not isinstance(report, list) or len(report) != 3:
+        raise ProtocolError("a report is [step, loss, lr]")
+    step, *numbers = report
+    if type(step) is not int or abs(step) > LARGEST_NUMBER:
+        raise ProtocolError("a report's step is an integer of ordinary size")
     try:
-        data = os.read(child.output_fd, 65536)
-    except BlockingIOError:
-        return True
-    if not data:
-        return False
-    room = run.spec.log_limit_kb * 1024 - run.log_bytes
-    if room > 0:
-        with run.place.log.open("ab") as log:
-            log.write(data[:room])
-    run.log_bytes += len(data)
-    text = data.decode("utf-8", errors="replace")
-    run.log_tail = (run.log_tail + text)[-LOG_TAIL_CHARS:]
-    return True
+        loss, lr = (None if number is None else float(number) for number in numbers if type(number) is not str)
+    except (TypeError, ValueError, OverflowError):
+        raise ProtocolError("a report is [integer, number, number or null]") from None
+    if loss is None:
+        raise ProtocolError("a report's loss is a number")
+    if abs(loss) > LARGEST_LOSS:
+        loss = math.copysign(math.inf, loss)
+    return step, loss, lr if lr is not None and math.isfinite(lr) else None
 
 
-def _drain_log(run: Training, child: launch.Child) -> None:
-    for _ in range(1024):  # bounded: the writers are dead, a pipe holds 64 KiB
-        before = run.log_bytes
-        if not _read_log(run, child) or run.log_bytes == before:
-            return
-
-
-def _read_exit(run: Training, child: launch.Child) -> None:
+def _read_exit(run: Training, child: launch.Child, output: Output) -> None:
     """The candidate's main process ended by itself; say why."""
-    _, status, usage = os.wait4(child.pid, 0)
-    run.peak_memory_mb = max(run.peak_memory_mb, usage.ru_maxrss / 1024)
-    _drain_log(run, child)
+    _, status, _ = os.wait4(child.pid, 0)
+    output.drain()
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        name = signal.Signals(-code).name
-        run.finish(Ending.CRASHED, Cause.SIGNAL, f"killed by {name}")
-    elif code > 0 and any(word in run.log_tail for word in OUT_OF_MEMORY_WORDS):
-        run.finish(Ending.CRASHED, Cause.OUT_OF_MEMORY, last_line(run.log_tail))
+        run.finish(Ending.CRASHED, Cause.SIGNAL, f"killed by {signal.Signals(-code).name}")
+    elif code > 0 and any(word in output.tail for word in OUT_OF_MEMORY_WORDS):
+        run.finish(Ending.CRASHED, Cause.OUT_OF_MEMORY, last_line(output.tail))
     elif code > 0:
-        run.finish(Ending.CRASHED, Cause.EXCEPTION, last_line(run.log_tail) or f"exit code {code}")
+        run.finish(Ending.CRASHED, Cause.EXCEPTION, last_line(output.tail) or f"exit code {code}")
     else:
         run.finish(Ending.CRASHED, Cause.NO_SUBMISSION, "the script ended without submit(model)")
 
 
-def last_line(log: str) -> str:
-    """The last non-empty line of a log, printable and short: usually the exception."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return "".join(c if c.isprintable() else "?" for c in lines[-1])[:300] if lines else ""
-
-
-def _take_submission(run: Training) -> None:
-    """Move the submitted weights out of the candidate's reach; only a regular file of bounded size is taken."""
-    path = Path(run.place.scratch) / client.SUBMISSION
-    try:
-        info = os.lstat(path)
-    except OSError:
-        info = None
-    limit_bytes = run.spec.submission_limit_mb * 2**20
-    if info is None:
-        problem = "submit() was said but no file was written"
-    elif not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
-        problem = "the submission is not a regular file"
-    elif info.st_size > limit_bytes:
-        problem = f"the submission has {info.st_size} bytes, the limit is {limit_bytes}"
-    else:
-        os.replace(path, run.place.submission / client.SUBMISSION)
-        return
-    run.ending, run.cause, run.reason = Ending.CRASHED, Cause.BAD_SUBMISSION, problem
+def _check_submission(run: Training) -> None:
+    """Take the submission out of the candidate's reach, unless it is none or came too late to be honest."""
+    assert run.ended_at_s is not None
+    wrong, size_bytes = take_submission(run.place, run.spec.submission_limit_mb)
+    if wrong:
+        run.ending, run.cause, run.reason = Ending.CRASHED, Cause.BAD_SUBMISSION, wrong
+    elif late := run.overrun.too_late(run.ended_at_s - run.budget_end_s, size_bytes):
+        run.ending, run.cause, run.reason = Ending.TIMED_OUT, Cause.OVERRUN, late

@@ -65,3 +65,7 @@ def test_every_setting_can_be_named():
 def test_the_reference_of_settings_is_up_to_date():
     page = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
     assert page.read_text(encoding="utf-8") == render(), "run: python -m arl_core.reference > docs/settings.md"
+
+
+def test_the_sandbox_has_a_short_name() -> None:
+    assert load_config("embedded", {"sandbox": "off"}).environment.sandbox == "off"

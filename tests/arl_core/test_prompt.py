@@ -116,3 +116,12 @@ def test_what_a_candidate_wrote_stays_one_line_of_data():
 
 def test_a_forecast_is_marked_as_one():
     assert "~2.1000 (+0.2000)" in describe(PastExperiment(1, Status.STOPPED_EARLY, "x", estimate=2.1), 1.9)
+
+
+def test_a_confirmed_mean_is_told_apart_from_a_single_run():
+    confirmed = PastExperiment(5, Status.KEPT, "DEPTH: 2 -> 1", 1.59, confirmed_value=1.6, confirmations=4)
+    assert describe(confirmed, 1.6) == "#5 kept 1.6000 x4 (+0.0000): DEPTH: 2 -> 1"
+    single = PastExperiment(6, Status.DISCARDED, "WIDTH: 64 -> 96", 1.61)
+    assert describe(single, 1.6) == "#6 discarded 1.6100 (+0.0100): WIDTH: 64 -> 96"
+    prompt = build_prompt(given_input(best=confirmed), words, 2000)
+    assert "val_bpb 1.6000 by #5, mean of 4 runs (lower is better)" in prompt.text

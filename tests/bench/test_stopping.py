@@ -51,6 +51,16 @@ def test_the_json_is_the_one_that_scripts_rely_on(curves: Path, capsys: pytest.C
     assert result["rules"]["none"] == {"throughput": 1.0, "best_lost": 0.0, "regret": 0.0, "false_kill": 0.0}
 
 
+def test_the_frontier_reaches_the_throughput_of_the_boldest_rule(curves: Path) -> None:
+    runs = stopping.load(curves)
+    drawn = stopping.draw(runs, "random", 2, 0)
+    median, bold, cautious = (
+        stopping.measure(runs, drawn, stopping.maker(rule, alpha, ()))["throughput"]
+        for rule, alpha in (("median", 0.0), ("ours", stopping.ALPHAS[-1]), ("ours", stopping.ALPHAS[0]))
+    )
+    assert cautious < median < bold
+
+
 def test_two_replays_of_one_seed_are_equal(curves: Path) -> None:
     arguments = ["--curves", str(curves), "--episodes", "2", "--alphas", "0.2", "--seed", "3"]
     assert stopping.main(arguments) == stopping.main(arguments)
@@ -114,3 +124,14 @@ def test_a_campaigns_memory_can_be_replayed(tmp_path: Path) -> None:
     assert {run.group for run in runs} == {"c1"}
     assert [run.final for run in runs] == pytest.approx([2.1, 2.09, 2.08, 2.07, 2.06, 2.04], rel=0.02)
     assert stopping.main(["--curves", str(path), "--episodes", "2", "--alphas", ""])["rules"]["none"]["throughput"] == 1
+
+
+def test_a_result_can_be_plotted(curves: Path, tmp_path: Path) -> None:
+    from bench import stopping_plot
+
+    result = stopping.main(["--curves", str(curves), "--episodes", "1", "--alphas", "0.2,0.6"])
+    (tmp_path / "random.json").write_text(json.dumps(result))
+    stopping_plot.main([str(tmp_path / "random.json"), "--out", str(tmp_path / "new" / "frontier.png")])
+    assert (tmp_path / "new" / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="name at least one"):
+        stopping_plot.plot({}, tmp_path / "none.png")

@@ -97,7 +97,7 @@ def test_plain_lines_tell_the_run():
         "training (start-up 0.2 s)",
         "1% step 1 loss 6.9000",
         "stopped: hopeless",
-        "kept: val_bpb 1.5000; best 1.5000 (#1)",
+        "kept: val_bpb 1.5000; best 1.5000, one run (#1)",
     ]
 
 
@@ -118,6 +118,6 @@ def test_the_live_panel_shows_the_run():
         "experiment 2 of 8",
         "WIDTH: 64 → 96",
         "forecast 2.1000 [2.0000, 2.2000]",
-        "best 1.5000 (#1)",
+        "best 1.5000, one run (#1)",
     ):
         assert words in shown

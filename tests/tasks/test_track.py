@@ -231,3 +231,28 @@ def test_a_database_is_never_seen_half_made(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         module._create_database(tmp_path / "mlflow.db")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_single_and_confirmed_values_are_told_apart(tracking: Tracking, campaign: Campaign) -> None:
+    told = {"confirmation": {"gain": 0.1, "p": 0.001, "runs": 5, "noise_sd": 0.02}}
+    kept = experiment(campaign, 1, confirmed_value=1.42, confirmations=4, extra=told)
+    refuted = experiment(campaign, 2, status=Status.DISCARDED, confirmed_value=1.52, confirmations=3, extra=told)
+    single = experiment(campaign, 3, status=Status.DISCARDED)
+    runs = [tracking.client.get_run(sync_experiment(tracking, campaign, one)) for one in (kept, refuted, single)]
+    assert [run.data.tags["confirmed"] for run in runs] == ["4 runs", "no, 3 re-runs", "no"]
+    assert [run.data.metrics.get("val_bpb_confirmed") for run in runs] == [1.42, 1.52, None]
+    assert {run.data.metrics["val_bpb"] for run in runs} == {1.4}
+    assert (runs[0].data.metrics["confirm/gain"], runs[0].data.metrics["confirm/runs"]) == (0.1, 5)
+    parent = tracking.client.get_run(sync_campaign(tracking, campaign))
+    history = tracking.client.get_metric_history(parent.info.run_id, "best_val_bpb")
+    assert {point.step: point.value for point in history} == {1: 1.42, 2: 1.5, 3: 1.5}
+
+
+def test_an_incumbents_further_runs_reach_a_run_that_was_whole(tracking: Tracking, campaign: Campaign) -> None:
+    kept = experiment(campaign, 1, confirmed_value=1.42, confirmations=4)
+    run_id = sync_experiment(tracking, campaign, kept)
+    grown = dataclasses.replace(kept, confirmed_value=1.43, confirmations=6)
+    sync_campaign(tracking, campaign, [grown])
+    run = tracking.client.get_run(run_id)
+    assert (run.data.tags["confirmed"], run.data.metrics["val_bpb_confirmed"]) == ("6 runs", 1.43)
+    assert (run.data.metrics["confirmations"], run.info.status) == (6, "FINISHED")

@@ -123,6 +123,37 @@ def test_a_run_that_decays_later_has_more_of_its_drop_to_come() -> None:
     assert late.forecast < early.forecast  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("n", [60, 300, 3000])
+def test_a_candidate_of_another_throughput_is_judged_alike(n: int) -> None:
+    """Fewer, larger steps or many small ones: elapsed fraction counts, not steps."""
+    for final, stop in ((2.3, True), (1.9, False)):
+        assert make_judge(snapshot(SEASONED))(progress(reports(final, n=n), 0.5)).stop is stop
+
+
+def test_who_has_fallen_more_of_late_has_less_left_to_fall() -> None:
+    def stepped(early: float) -> tuple[Report, ...]:
+        """Stand at 2.13 at 0.7, coming down from `early` since 0.3."""
+        fall = [2.13 + early * max(0.0, (0.7 - r.fraction) / 0.4) for r in reports(2.0)]
+        return tuple(dataclasses.replace(r, loss=y) for r, y in zip(reports(2.0), fall, strict=True))
+
+    judge = make_judge(snapshot(SEASONED))
+    flat, falling = (judge(progress(stepped(early), 0.7)) for early in (0.03, 0.15))
+    assert falling.p_improve < flat.p_improve  # type: ignore[operator]
+    assert falling.forecast > flat.forecast  # type: ignore[operator]
+
+
+def test_one_odd_completed_run_does_not_blur_the_verdict() -> None:
+    """An end that the curve did not show, as of a run that is evaluated in another way, counts little."""
+    runs = list(snapshot(SEASONED).completed)
+    odd = dataclasses.replace(runs[3], levels=tuple(x and x + 0.14 for x in runs[3].levels))
+    plain, with_odd = (
+        make_judge(Snapshot.build(completed, loss_scale=SCALE))(progress(reports(2.09), 0.6))
+        for completed in (runs, [*runs[:3], odd, *runs[4:]])
+    )
+    assert plain.stop
+    assert with_odd.stop, with_odd.reason
+
+
 def test_no_report_yet_is_no_verdict() -> None:
     assert not make_judge(snapshot(SEASONED))(Progress((), 150.0, 300.0)).stop
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from frozen_env.contract import Cause, Ending, Progress, RunResult, Verdict
-from frozen_env.runtime.processes import descendants
 from frozen_env.runtime.supervisor import Host
 from tests.frozen_env.runtime.candidates import GOOD, with_forward, with_training
 
@@ -18,7 +17,7 @@ from tests.frozen_env.runtime.candidates import GOOD, with_forward, with_trainin
 def run(host: Host, tmp_path: Path):
     def run(source: str, **options) -> RunResult:
         result = host.run(source, seed=1, place=tmp_path, **options)
-        assert descendants(host._process.pid) == [], "a process outlived its run"
+        assert host.running() == [], "a process outlived its run"
         return result
 
     return run
@@ -51,7 +50,13 @@ def test_training_takes_the_budget_and_no_longer_than_its_grace(run, host):
         ("env.start(); env.report(1, float('inf'))", Ending.CRASHED, Cause.NAN, "inf at step 1"),
         ("env.start()\nwhile True: pass", Ending.CRASHED, Cause.SILENCE, "no report for 1.2 s"),
         ("pass", Ending.CRASHED, Cause.NO_SUBMISSION, "without submit"),
-        ("env.start()\nwhile True: env.report(1, 1.0)", Ending.TIMED_OUT, Cause.NO_SUBMISSION, "no submit()"),
+        ("env.start()\nwhile True: env.report(1, 1.0)", Ending.TIMED_OUT, Cause.OVERRUN, "still training"),
+        (
+            "env.start()\nwhile env.progress() < 1: env.report(1, 1.0)\nwhile True: pass",
+            Ending.TIMED_OUT,
+            Cause.NO_SUBMISSION,
+            "no submit()",
+        ),
         ("import time\ntime.sleep(60)", Ending.TIMED_OUT, Cause.NO_START, "did not call start()"),
         (
             "x = torch.ones(200_000_000)\nimport time\ntime.sleep(30)",
@@ -75,9 +80,9 @@ def test_each_failure_has_its_cause(run, body, ending, cause, words):
 @pytest.mark.parametrize(
     ("forward", "ending", "cause", "words"),
     [
-        ("good[..., :-1]", Ending.CRASHED, Cause.BAD_MODEL, "expected"),
-        ("good * float('nan')", Ending.CRASHED, Cause.BAD_MODEL, "not finite"),
-        ("good + torch.randn_like(good)", Ending.REJECTED, Cause.LOOKAHEAD, "not deterministic"),
+        ("good[..., :-1]", Ending.CRASHED, Cause.BAD_SHAPE, "expected"),
+        ("good * float('nan')", Ending.CRASHED, Cause.NOT_FINITE, "not finite"),
+        ("good + torch.randn_like(good)", Ending.REJECTED, Cause.NOT_DETERMINISTIC, "not deterministic"),
         ("good + good.mean(1, keepdim=True)", Ending.REJECTED, Cause.LOOKAHEAD, "change with the future"),
         (
             "good + 9 * F.one_hot(tokens_BT.roll(-1, 1), good.size(-1))",
@@ -182,7 +187,7 @@ def test_closing_the_host_ends_the_candidate_in_flight(quick_spec, prepared_data
 
     def close_when_started(event) -> None:
         if event["event"] == "started":
-            pids.extend(descendants(host._process.pid))
+            pids.extend(host.running())
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

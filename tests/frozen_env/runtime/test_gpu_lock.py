@@ -13,25 +13,25 @@ from pathlib import Path
 import pytest
 
 from frozen_env.contract import HostError
-from frozen_env.runtime import gpus
+from frozen_env.runtime import gpu_lock
 
 ROOT = Path(__file__).resolve().parents[3]
 NVIDIA = {"0": "GPU-aaaa", "1": "GPU-bbbb"}
 
 
 def test_each_holder_gets_a_gpu_of_its_own(tmp_path):
-    with contextlib.closing(gpus.hold(["a", "b"], folder=tmp_path)) as first:
-        with contextlib.closing(gpus.hold(["a", "b"], folder=tmp_path)) as second:
+    with contextlib.closing(gpu_lock.hold(["a", "b"], folder=tmp_path)) as first:
+        with contextlib.closing(gpu_lock.hold(["a", "b"], folder=tmp_path)) as second:
             assert (first.name, second.name) == ("a", "b")
             with pytest.raises(HostError, match=r"every GPU is taken.*a, b"):
-                gpus.hold(["a", "b"], folder=tmp_path)
-        with contextlib.closing(gpus.hold(["a", "b"], folder=tmp_path)) as third:
+                gpu_lock.hold(["a", "b"], folder=tmp_path)
+        with contextlib.closing(gpu_lock.hold(["a", "b"], folder=tmp_path)) as third:
             assert third.name == "b"
 
 
 def test_a_machine_without_a_gpu_says_so(tmp_path):
     with pytest.raises(HostError, match="there is none"):
-        gpus.hold([], folder=tmp_path)
+        gpu_lock.hold([], folder=tmp_path)
 
 
 def test_a_lock_outlives_its_taker_in_the_process_that_inherited_it_and_no_longer(tmp_path):
@@ -39,8 +39,8 @@ def test_a_lock_outlives_its_taker_in_the_process_that_inherited_it_and_no_longe
     code = f"""
 import subprocess, sys, time
 from pathlib import Path
-from frozen_env.runtime import gpus
-held = gpus.hold(["a"], folder=Path({str(tmp_path)!r}))
+from frozen_env.runtime import gpu_lock
+held = gpu_lock.hold(["a"], folder=Path({str(tmp_path)!r}))
 host = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=(held.fd,))
 print(host.pid, flush=True)
 time.sleep(60)
@@ -52,9 +52,9 @@ time.sleep(60)
     taker.wait()
     taker.stdout.close()
     with pytest.raises(HostError):
-        gpus.hold(["a"], folder=tmp_path)
+        gpu_lock.hold(["a"], folder=tmp_path)
     os.kill(host, signal.SIGKILL)
-    gpus.hold(["a"], wait_s=10, folder=tmp_path).close()
+    gpu_lock.hold(["a"], wait_s=10, folder=tmp_path).close()
 
 
 def test_waiting_ends_when_a_gpu_is_free(tmp_path):
@@ -62,8 +62,8 @@ def test_waiting_ends_when_a_gpu_is_free(tmp_path):
         [
             sys.executable,
             "-c",
-            f"import time; from pathlib import Path; from frozen_env.runtime import gpus; "
-            f"held = gpus.hold(['a'], folder=Path({str(tmp_path)!r})); print('held', flush=True); time.sleep(1)",
+            f"import time; from pathlib import Path; from frozen_env.runtime import gpu_lock; "
+            f"held = gpu_lock.hold(['a'], folder=Path({str(tmp_path)!r})); print('held', flush=True); time.sleep(1)",
         ],
         stdout=subprocess.PIPE,
         cwd=ROOT,
@@ -71,7 +71,7 @@ def test_waiting_ends_when_a_gpu_is_free(tmp_path):
     assert holder.stdout is not None
     holder.stdout.readline()
     began_s = time.monotonic()
-    gpus.hold(["a"], wait_s=30, folder=tmp_path).close()
+    gpu_lock.hold(["a"], wait_s=30, folder=tmp_path).close()
     assert time.monotonic() - began_s > 0.3
     holder.wait()
     holder.stdout.close()
@@ -96,5 +96,5 @@ def test_which_gpus_there_are(monkeypatch, variables, listed, wanted):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(gpus, "listing", lambda: listed)
-    assert gpus.visible() == wanted
+    monkeypatch.setattr(gpu_lock, "listing", lambda: listed)
+    assert gpu_lock.visible() == wanted

@@ -1,0 +1,113 @@
+"""From the memory's rows to what arl_core.confirm decides on: results by seed, the noise, the error spent; and in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from arl_core.config import ConfirmSettings
+from arl_core.confirm import Decision, Judgement, Noise, PairedTest, paired_gains, pooled
+from arl_core.outcome import Outcome
+from arl_core.records import Experiment
+from arl_core.repeats import Repeat, Role
+from frozen_env.contract import Direction, Status
+
+SPARE_SEEDS = 4  # for seeds on which the incumbent itself fails
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All repeats that count for a campaign: its own, and those of earlier campaigns for the noise alone."""
+
+    own: Sequence[Repeat]
+    earlier: Sequence[Repeat] = ()
+    direction: Direction = "lower"
+
+    def results(self, source_hash: str) -> dict[int, float | None]:
+        """Return a program's results on fresh seeds; the campaign's own seed, on which it was selected, is not among them."""
+        fresh = (one for one in self.own if one.source_hash == source_hash and one.role is not Role.FIRST)
+        return {one.seed: one.value for one in fresh}
+
+    def noise(self) -> Noise | None:
+        """Pool the baseline's repeats (experiment 0's own run too: nothing selected it) and every candidate's pairs."""
+        repeats: dict[tuple[str, str], list[float]] = {}
+        tests: dict[tuple[str, str, str], dict[int, float | None]] = {}
+        runs: dict[tuple[str, str], dict[int, float | None]] = {}
+        for one in (*self.earlier, *self.own):
+            if one.value is not None and (one.role is Role.BASELINE or (one.role is Role.FIRST and one.index == 0)):
+                repeats.setdefault((one.campaign_id, one.source_hash), []).append(one.value)
+            if one.role is Role.CANDIDATE:
+                tests.setdefault((one.campaign_id, one.source_hash, one.against), {})[one.seed] = one.value
+            if one.role is not Role.FIRST:
+                runs.setdefault((one.campaign_id, one.source_hash), {})[one.seed] = one.value
+        differences = [
+            paired_gains(sorted(mine), mine, runs.get((campaign, against), {}), self.direction)
+            for (campaign, _, against), mine in tests.items()
+        ]
+        return pooled(repeats.values(), differences)
+
+    def spent(self, but_not: str = "") -> list[float]:
+        """Return the levels of the tests begun so far; `but_not` is the program of one that goes on."""
+        return [one.level for one in self.own if one.level is not None and one.source_hash != but_not]
+
+    def level(self, source_hash: str) -> float | None:
+        """Return the level of a test that was begun, None when it was not."""
+        return next((one.level for one in self.own if one.level is not None and one.source_hash == source_hash), None)
+
+
+def reference(incumbent: Experiment) -> float:
+    """Return the incumbent's value to compare with: its mean over fresh seeds, its single run when there is no other.
+
+    Raises ValueError for an experiment without a value.
+    """
+    value = incumbent.confirmed_value if incumbent.confirmations else incumbent.value
+    if value is None or not math.isfinite(value):
+        raise ValueError(f"experiment {incumbent.index} has no value and cannot be an incumbent, got {value!r}")
+    return value
+
+
+def fresh_seeds(campaign_seed: int, count: int) -> list[int]:
+    """Return the campaign's fresh seeds, the same for every candidate, so that the incumbent's runs serve all of them."""
+    return [(campaign_seed + 1 + k) % 2**31 for k in range(count)]
+
+
+def paired_test(settings: ConfirmSettings) -> PairedTest:
+    return PairedTest(settings.max_reruns, settings.first_look, settings.borrowed_df)
+
+
+def gain_over(value: float, incumbent: float, direction: Direction) -> float:
+    """Positive is better."""
+    return incumbent - value if direction == "lower" else value - incumbent
+
+
+def mean_of(results: dict[int, float | None]) -> tuple[float | None, int]:
+    """Return the mean over the seeds that gave a value, and their number; (None, 0) when none did."""
+    values = [value for value in results.values() if value is not None]
+    return (math.fsum(values) / len(values), len(values)) if values else (None, 0)
+
+
+# --- what becomes of a candidate --------------------------------------------------------------------------------------
+
+
+def too_small(outcome: Outcome, gain: float, noise: Noise | None, factor: float) -> Outcome:
+    """A gain on one run that noise alone would often give is not looked into."""
+    floor = factor * noise.sd_difference if noise else 0.0
+    words = f"beat the incumbent by {gain:.4f} on one run; too little for a second look (from {floor:.4f} on)"
+    return replace(outcome, status=Status.DISCARDED, reason=words)
+
+
+def settled(outcome: Outcome, first_gain: float, judgement: Judgement | None, failure: str = "") -> Outcome:
+    """Kept when the test promoted it; else discarded, with the evidence in words. `failure`: why its re-runs ended."""
+    begins = f"beat the incumbent by {first_gain:.4f} on one run; "
+    if failure:
+        return replace(outcome, status=Status.DISCARDED, reason=f"{begins}{failure}")
+    if judgement is None:
+        return replace(outcome, status=Status.DISCARDED, reason=f"{begins}no pair could be made")
+    error = f" ± {judgement.error:.4f}" if math.isfinite(judgement.error) else ""
+    mean = f"mean gain {judgement.gain:+.4f}{error}"
+    numbers = f"{mean}, p {judgement.p:.2g}, needed {judgement.level:.2g}"
+    times = f"{judgement.pairs} paired re-run{'s' if judgement.pairs > 1 else ''}"
+    if judgement.decision is Decision.PROMOTE:
+        return replace(outcome, status=Status.KEPT, reason=f"confirmed in {times} ({numbers})")
+    return replace(outcome, status=Status.DISCARDED, reason=f"{begins}not confirmed in {times} ({numbers})")

@@ -1,0 +1,231 @@
+"""Sequence of a second look: the noise floor after experiment 0, and the paired re-runs of a candidate that looks better.
+
+Every run is committed before the next begins. What is committed is not run again after a kill: the first run is found by
+its program, the re-runs by program and seed, the test's level on its first row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from arl_core.confirm import Arm, Decision, Judgement, Noise, next_level, next_run, paired_gains, worth_a_second_look
+from arl_core.outcome import Outcome, settle
+from arl_core.records import Experiment, utc_now
+from arl_core.repeats import Repeat, Repeats, Role
+from arl_core.second_look import (
+    SPARE_SEEDS,
+    Evidence,
+    fresh_seeds,
+    gain_over,
+    mean_of,
+    paired_test,
+    reference,
+    settled,
+    too_small,
+)
+from flows.costs import Costs
+from flows.session import Session
+from flows.slots import Order
+from frozen_env.contract import ResearchError, RunResult, Status
+from tasks.repeat import commit_repeat
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a second look found: the outcome, the paired gain if there is one, and fields of the experiment's record."""
+
+    outcome: Outcome
+    gain: float | None = None  # mean over the pairs, positive is better
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def to_reward(self, incumbent: float, direction: str) -> Outcome:
+        """The outcome as the reward sees it: its value is the incumbent's less the paired gain, not the lucky single run."""
+        if self.gain is None:
+            return self.outcome
+        return dataclasses.replace(
+            self.outcome, value=incumbent - self.gain if direction == "lower" else incumbent + self.gain
+        )
+
+
+def paid_for(session: Session, source_hash: str) -> RunResult | None:
+    """The first run of an experiment that was interrupted during its re-runs, if this is the same program."""
+    if not session.config.confirm.enabled:
+        return None
+    return Repeats(session.memory).first_result(session.campaign.id, source_hash)
+
+
+def measure_floor(
+    session: Session, source: str, source_hash: str, result: RunResult, outcome: Outcome, costs: Costs
+) -> dict[str, Any]:
+    """Run the untouched target on fresh seeds. Returns fields of experiment 0's record. Nothing is believed before this.
+
+    Raises ResearchError when the target fails on most seeds: nothing could be compared with it.
+    """
+    confirm = session.config.confirm
+    if not confirm.enabled or not confirm.baseline_repeats or outcome.value is None:
+        return {}
+    repeats, work = Repeats(session.memory), _Work(session, 0, source_hash, costs)
+    with costs.timed("confirm"):
+        work.open_test(result, level=None, against="")
+        for number, seed in enumerate(fresh_seeds(session.config.seed, confirm.baseline_repeats), 1):
+            if seed not in _evidence(session, repeats).results(source_hash):
+                words = f"noise floor: the untouched target, run {number} of {confirm.baseline_repeats}, seed {seed}"
+                work.run(source, source_hash, seed, Role.BASELINE, words)
+    evidence = _evidence(session, repeats)
+    mean, runs = mean_of(evidence.results(source_hash))
+    if mean is None:
+        raise ResearchError(
+            f"the untouched target gave no score on any of {confirm.baseline_repeats} fresh seeds; "
+            f"mend {session.config.source}, or set confirm.enabled=false"
+        )
+    noise = evidence.noise()
+    if noise is not None:
+        low, high = noise.interval()
+        session.display.say(
+            f"noise floor: one run has sd {noise.sd:.4f} (90 %: {low:.4f} to {high:.4f}, {noise.df} df)"
+        )
+    return {
+        "confirmed_value": mean,
+        "confirmations": runs,
+        "extra": {"confirmation": _told(noise) | {"promotion": 1, "runs": work.runs}},
+    }
+
+
+def second_look(
+    session: Session,
+    index: int,
+    source: str,
+    source_hash: str,
+    result: RunResult | None,
+    outcome: Outcome,
+    incumbent: Experiment,
+    costs: Costs,
+) -> Look:
+    """Believe a better single run only after paired re-runs. Any other outcome comes back as it is."""
+    confirm = session.config.confirm
+    if not confirm.enabled or outcome.status is not Status.KEPT or result is None or outcome.value is None:
+        return Look(outcome)
+    with costs.timed("confirm"):
+        evidence = _evidence(session, Repeats(session.memory))
+        noise = evidence.noise()
+        gain = gain_over(outcome.value, reference(incumbent), session.campaign.direction)
+        begun = evidence.level(source_hash)
+        if begun is None and not worth_a_second_look(gain, noise, confirm.second_look):
+            return Look(too_small(outcome, gain, noise, confirm.second_look), fields=_fields(_told(noise)))
+        remaining = session.last_index - index
+        level = begun or next_level(confirm.confidence, evidence.spent(), remaining)
+        work = _Work(session, index, source_hash, costs)
+        work.open_test(result, level, incumbent.source_hash)
+        judgement, failure = _re_run(work, source, incumbent, noise, level)
+    final = settled(outcome, gain, judgement, failure)
+    mean, runs = mean_of(_evidence(session, Repeats(session.memory)).results(source_hash))
+    told = _told(noise) | {"runs": work.runs, "level": level}
+    if judgement is not None:
+        told |= {"pairs": judgement.pairs, "gain": judgement.gain, "error": judgement.error, "p": judgement.p}
+    if final.status is Status.KEPT:
+        told["promotion"] = incumbent.promotion + 1
+    paired = judgement.gain if judgement is not None else None
+    return Look(final, paired, _fields(told) | {"confirmed_value": mean, "confirmations": runs})
+
+
+def _re_run(
+    work: _Work, source: str, incumbent: Experiment, noise: Noise | None, level: float
+) -> tuple[Judgement | None, str]:
+    """Add pairs until the test decides. Returns its last judgement, and why the re-runs ended if it did not decide."""
+    session, repeats = work.session, Repeats(work.session.memory)
+    test = paired_test(session.config.confirm)
+    seeds = fresh_seeds(session.config.seed, test.max_pairs + SPARE_SEEDS)
+    sources = {Arm.CANDIDATE: (source, work.source_hash), Arm.INCUMBENT: (incumbent.source, incumbent.source_hash)}
+    judgement: Judgement | None = None
+    while True:
+        evidence = _evidence(session, repeats)
+        mine, theirs = evidence.results(work.source_hash), evidence.results(incumbent.source_hash)
+        if any(value is None for value in mine.values()):
+            return judgement, "a re-run on a fresh seed gave no score"
+        gains = paired_gains(seeds, mine, theirs, session.campaign.direction)
+        if gains:
+            judgement = test.judge(gains, noise, level)
+            if judgement.decision is not Decision.CONTINUE:
+                return judgement, ""
+        run = next_run(seeds, mine, theirs)
+        if run is None:
+            return judgement, "the incumbent failed on too many fresh seeds"
+        role = Role.CANDIDATE if run.arm is Arm.CANDIDATE else Role.INCUMBENT
+        so_far = f", gain {judgement.gain:+.4f} in {judgement.pairs}" if judgement else ""
+        words = f"confirming #{work.index}: {run.arm} on seed {run.seed}, pair {len(gains) + 1} of at most {test.max_pairs}{so_far}"
+        work.run(*sources[run.arm], run.seed, role, words, incumbent)
+
+
+@dataclass
+class _Work:
+    """The re-runs of one experiment: done one by one, each committed, counted."""
+
+    session: Session
+    index: int
+    source_hash: str
+    costs: Costs
+    runs: int = 0
+    against: str = ""
+
+    def open_test(self, result: RunResult, level: float | None, against: str) -> None:
+        """Commit the first run whole, with the level of the test, unless an interrupted campaign did so already."""
+        self.against = against
+        repeats, campaign = Repeats(self.session.memory), self.session.campaign.id
+        done = [one for one in repeats.of(campaign) if one.source_hash == self.source_hash]
+        self.runs = sum(one.role is not Role.FIRST for one in done)
+        if not any(one.role is Role.FIRST for one in done):
+            score = result.score.value if result.score is not None else None
+            seed = self.session.config.seed
+            seconds = result.startup_s + result.training_s + result.scoring_s
+            first = Repeat(campaign, self.index, Role.FIRST, self.source_hash, seed, score, "", level, against, seconds)
+            commit_repeat(repeats, dataclasses.replace(first, created_at=utc_now()), result)
+
+    def run(
+        self, source: str, source_hash: str, seed: int, role: Role, words: str, incumbent: Experiment | None = None
+    ) -> None:
+        """Do one run to its end, without a stopping verdict, and commit it."""
+        session = self.session
+        session.display.phase(words)
+        place = session.place(self.index) / f"{role}_seed_{seed}"
+        began_s = time.monotonic()
+        result = session.slots.run(Order(self.index, source, seed, place, "none", {}), session.display.event)
+        shutil.rmtree(place, ignore_errors=True)
+        self.runs += 1
+        outcome = settle(result, None, session.campaign.direction)
+        repeat = Repeat(
+            session.campaign.id,
+            self.index,
+            role,
+            source_hash,
+            seed,
+            outcome.value,
+            outcome.reason if outcome.value is None else "",
+            against=self.against if role is Role.CANDIDATE else "",
+            seconds=time.monotonic() - began_s,
+            created_at=utc_now(),
+        )
+        repeats = Repeats(session.memory)
+        confirmed = None
+        if role is Role.INCUMBENT and incumbent is not None and outcome.value is not None:
+            known = _evidence(session, repeats).results(source_hash) | {seed: outcome.value}
+            mean, runs = mean_of(known)
+            confirmed = (incumbent.index, mean, runs) if mean is not None else None
+        commit_repeat(repeats, repeat, confirmed=confirmed)
+
+
+def _evidence(session: Session, repeats: Repeats) -> Evidence:
+    campaign = session.campaign
+    earlier = repeats.earlier(campaign.environment_digest, campaign.id) if session.config.confirm.history else []
+    return Evidence(repeats.of(campaign.id), earlier, campaign.direction)
+
+
+def _told(noise: Noise | None) -> dict[str, Any]:
+    return {"noise_sd": noise.sd, "noise_df": noise.df} if noise is not None else {}
+
+
+def _fields(confirmation: dict[str, Any]) -> dict[str, Any]:
+    return {"extra": {"confirmation": confirmation}}

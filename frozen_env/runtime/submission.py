@@ -1,0 +1,66 @@
+"""What is handed in, and when: a regular file of bounded size, soon after the end of the budget."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from frozen_env.runtime import client
+from frozen_env.runtime.launch import Workplace
+from frozen_env.spec import EnvironmentSpec
+
+
+def take_submission(place: Workplace, limit_mb: int) -> tuple[str, int]:
+    """Move the submitted weights out of the candidate's reach. Return what is wrong with them, or '', and their bytes.
+
+    They are only moved, never parsed: a confined worker loads them.
+    """
+    path = place.scratch / client.SUBMISSION
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return "submit() was said but no file was written", 0
+    limit_bytes = limit_mb * 2**20
+    if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
+        return "the submission is not a regular file", 0
+    if info.st_size > limit_bytes:
+        return f"the submission has {info.st_size} bytes, the limit is {limit_bytes}", 0
+    os.replace(path, place.submission / client.SUBMISSION)
+    return "", info.st_size
+
+
+@dataclass
+class Overrun:
+    """How long after the end of the budget a candidate may still be at work.
+
+    It may finish the step that it is in and save its weights, and no more: what a step takes is seen from its requests for
+    text and its reports, what saving takes follows from the size of the file. Beyond that it trained on.
+    """
+
+    spec: EnvironmentSpec
+    longest_step_s: float = 0.0
+    last_s: dict[str, float] = field(default_factory=dict)  # of the last request and of the last report
+
+    SAVING_BYTES_PER_S: ClassVar[float] = 100e6
+
+    def sign(self, kind: str, now_s: float, budget_end_s: float) -> str:
+        """Take note of a request or a report. Say why it comes too late, or ''."""
+        if now_s < budget_end_s:
+            self.longest_step_s = max(self.longest_step_s, now_s - self.last_s.get(kind, now_s))
+            self.last_s[kind] = now_s
+            return ""
+        over_s = now_s - budget_end_s
+        return f"still training {over_s:.1f} s after the end of the budget" if over_s > self.allowed_s(0) else ""
+
+    def allowed_s(self, size_bytes: int) -> float:
+        saving_s = size_bytes / self.SAVING_BYTES_PER_S
+        return min(self.spec.grace_s, self.spec.overrun_s + self.longest_step_s + saving_s)
+
+    def too_late(self, overrun_s: float, size_bytes: int) -> str:
+        """Say why a submission that came overrun_s after the end of the budget is refused, or ''."""
+        allowed_s = self.allowed_s(size_bytes)
+        if overrun_s <= allowed_s:
+            return ""
+        return f"submitted {overrun_s:.1f} s after the end of the budget; a last step and saving take {allowed_s:.1f} s at most"

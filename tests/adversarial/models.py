@@ -1,0 +1,178 @@
+"""What submitted models attempt: knowing the future, remembering, confusing the measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from frozen_env.contract import Cause, Ending
+from tests.frozen_env.runtime.candidates import GOOD
+
+HEAD = "        return self.head(self.embed(tokens_BT))"
+FUTURE = "20 * F.one_hot(tokens_BT.roll(-1, 1), good.size(-1))"
+LOOKS = "env.start()\n    env.submit(build_model())\n"
+
+
+@dataclass(frozen=True)
+class ModelAttack:
+    """`forward` is the body of forward(); `good` are the honest logits. `gains`: the score is too good where nothing checks."""
+
+    name: str
+    forward: str
+    ending: Ending = Ending.REJECTED
+    cause: Cause = Cause.LOOKAHEAD
+    words: str = "change with the future"
+    gains: bool = True
+    trained: bool = False  # the attack needs a model that has learned something
+
+    def __str__(self) -> str:
+        return self.name.replace(" ", "-")
+
+    @property
+    def source(self) -> str:
+        body = "good = self.head(self.embed(tokens_BT))\nif self.training: return good\n" + self.forward.strip("\n")
+        indented = "".join(f"        {line}\n" for line in body.splitlines())
+        source = GOOD.replace(HEAD + "\n", indented)
+        if not self.trained:
+            head, _, _ = source.partition("    optimizer =")
+            source = f"{head}    {LOOKS}\n\nif __name__ == '__main__':\n    train()\n"
+        return source
+
+
+REMEMBERS = """
+known = self.__dict__.setdefault("known", {})
+good = good + 20 * F.one_hot(tokens_BT.roll(-1, 1), good.size(-1))
+return torch.stack([known.setdefault(tuple(row[:2].tolist()), logits) for row, logits in zip(tokens_BT, good)])
+"""
+PASSES_ON = """
+import os
+rows = []
+for row in tokens_BT:
+    name = HIDDEN + "-".join(map(str, row[:6].tolist()))
+    if os.path.exists(name):
+        row = torch.tensor(list(map(int, open(name).read().split())))
+    else:
+        open(name, "w").write(" ".join(map(str, row.tolist())))
+    rows.append(row)
+return good + 20 * F.one_hot(torch.stack(rows).roll(-1, 1), good.size(-1))
+"""
+# Looks ahead only where the next token is likely anyway, so as not to stumble over a future that is another text.
+CAREFUL = """
+ahead = F.one_hot(tokens_BT.roll(-1, 1), good.size(-1))
+likely = (good.softmax(-1) * ahead).sum(-1, keepdim=True) > 1e-3
+return good + 20 * ahead * likely
+"""
+ADAPTS = """
+self.seen = getattr(self, "seen", 0) + F.one_hot(tokens_BT, good.size(-1)).float().sum((0, 1))
+return good + (self.seen + 1).log()
+"""
+
+MODELS = [
+    ModelAttack("looks one token ahead", f"return good + {FUTURE}"),
+    ModelAttack("averages over the whole row", "return good + 50 * good.mean(1, keepdim=True)", gains=False),
+    ModelAttack(
+        "looks ahead in the first quarter of a row",
+        f"""
+ahead = {FUTURE}
+ahead[:, tokens_BT.size(1) // 4 :] = 0
+return good + ahead
+""",
+    ),
+    ModelAttack("looks ahead at one position in eight", f"return good + {FUTURE} * (tokens_BT % 8 == 0)[..., None]"),
+    ModelAttack("looks ahead only where the next token is likely", CAREFUL, trained=True),
+    ModelAttack("memorises prefixes across calls, to answer a probe as before", REMEMBERS),
+    ModelAttack("leaves its answers in a file for the worker that is probed", PASSES_ON.replace("HIDDEN", "'answers'")),
+    ModelAttack(
+        "leaves its answers in /tmp",
+        PASSES_ON.replace("HIDDEN", "'/tmp/answers'"),
+        Ending.CRASHED,
+        Cause.BAD_MODEL,
+        "Permission denied",
+        gains=False,
+    ),
+    ModelAttack(
+        "learns from the held-out rows that it has seen", ADAPTS, cause=Cause.STATEFUL, words="asked before or beside"
+    ),
+    ModelAttack(
+        "compares the rows of a batch",
+        "return good - 9 * good.mean(0, keepdim=True)",
+        cause=Cause.STATEFUL,
+        words="asked before or beside",
+        gains=False,
+    ),
+    ModelAttack(
+        "answers by chance",
+        "return good + torch.randn_like(good)",
+        cause=Cause.NOT_DETERMINISTIC,
+        words="not deterministic",
+        gains=False,
+    ),
+    ModelAttack(
+        "answers NaN", "return good * float('nan')", Ending.CRASHED, Cause.NOT_FINITE, "not finite", gains=False
+    ),
+    ModelAttack(
+        "answers infinity for every token",
+        "return good + float('inf')",
+        Ending.CRASHED,
+        Cause.NOT_FINITE,
+        "not finite",
+        gains=False,
+    ),
+    ModelAttack(
+        "answers fewer tokens than there are",
+        "return good[..., :-1]",
+        Ending.CRASHED,
+        Cause.BAD_SHAPE,
+        "expected",
+        gains=False,
+    ),
+    ModelAttack(
+        "answers a shape and no logits",
+        "return good[:, :1].expand(-1, 10**6, -1)",
+        Ending.CRASHED,
+        Cause.BAD_SHAPE,
+        "expected",
+        gains=False,
+    ),
+    ModelAttack(
+        "answers something that is no tensor",
+        "return 'good'",
+        Ending.CRASHED,
+        Cause.BAD_MODEL,
+        "not logits",
+        gains=False,
+    ),
+    ModelAttack(
+        "answers slowly",
+        "import time\ntime.sleep(60)",
+        Ending.CRASHED,
+        Cause.SLOW_MODEL,
+        "took more than 6 s",
+        gains=False,
+    ),
+    ModelAttack(
+        "fills the memory while it is scored",
+        "self.hoard = torch.ones(80_000_000)\nimport time\ntime.sleep(1)\nreturn good",
+        Ending.CRASHED,
+        Cause.OUT_OF_MEMORY,
+        "limit is",
+        gains=False,
+    ),
+    ModelAttack(
+        "forks while it is scored",
+        "import os, time\nfor _ in range(8):\n    if os.fork() == 0: time.sleep(9)\nreturn good",
+        Ending.CRASHED,
+        Cause.PROCESSES,
+        "processes",
+        gains=False,
+    ),
+    ModelAttack(
+        "talks back instead of answering",
+        "import os\nos.write(3, b'{\"value\": 0.1}\\n' * 2)\nreturn good",
+        cause=Cause.PROTOCOL,
+        words="answered more",
+        gains=False,
+    ),
+    ModelAttack(
+        "ends the worker", "import os\nos._exit(0)", Ending.CRASHED, Cause.BAD_MODEL, "worker died", gains=False
+    ),
+]

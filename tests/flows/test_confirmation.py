@@ -1,0 +1,313 @@
+"""A second look inside a campaign: what is run, what is believed, what a kill costs. The runs are made up, the memory is real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flows.confirm as module
+from arl_core.config import load_config
+from arl_core.memory import Memory
+from arl_core.outcome import settle
+from arl_core.records import Campaign, Experiment, State
+from arl_core.repeats import Repeats, Role
+from arl_core.second_look import reference
+from flows.costs import Costs
+from flows.display import PlainDisplay
+from flows.session import Session
+from frozen_env.contract import Ending, RunResult, Score, Status
+
+ROOT = Path(__file__).resolve().parents[2]
+CAMPAIGN = Campaign("c", "embedded", {}, "digest", 0, "2026-11-24T00:00:00+00:00", "language_model")
+WOBBLE = {0: 0.0, 1: 0.01, 2: -0.01, 3: 0.004, 4: -0.006, 5: 0.002, 6: -0.004, 7: 0.0, 8: 0.001, 9: 0.003}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it, nothing is tidied."""
+
+
+class MadeUpHost:
+    """Answers runs from a table: value of a source, plus a wobble of the seed that differs between sources."""
+
+    def __init__(self, values: dict[str, float | None], die_at: int | None = None) -> None:
+        self.values, self.die_at, self.runs = values, die_at, list[tuple[str, int]]()
+
+    def run(self, source: str, *, seed: int, **_: Any) -> RunResult:
+        if self.die_at is not None and len(self.runs) == self.die_at:
+            raise Killed
+        self.runs.append((source, seed))
+        value = self.values[source]
+        if value is None and seed:
+            return RunResult(Ending.CRASHED, reason="crashed on this seed")
+        wobble = WOBBLE[seed] if source == "base" else -0.5 * WOBBLE[seed]
+        return RunResult(Ending.FINISHED, score=Score("val_bpb", (value or 1.0) + wobble, "lower", 1, 3, 0.1, 0.1, 0.0))
+
+
+@pytest.fixture(autouse=True)
+def _without_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train", "commit_repeat"):
+        monkeypatch.setattr(module, name, getattr(module, name).fn)
+
+
+@pytest.fixture
+def open_session(tmp_path: Path) -> Callable[..., tuple[Session, MadeUpHost, list[str]]]:
+    def opened(
+        values: dict[str, float | None], die_at: int | None = None, **settings: Any
+    ) -> tuple[Session, MadeUpHost, list[str]]:
+        config = load_config("embedded", {f"confirm.{key}": value for key, value in settings.items()})
+        memory = Memory(tmp_path / "memory.duckdb")
+        if not memory.campaigns():
+            memory.create_campaign(CAMPAIGN)
+        host, said = MadeUpHost(values, die_at), list[str]()
+        display = PlainDisplay(config, said.append)
+        return Session(config, CAMPAIGN, memory, host, display, tmp_path), host, said  # type: ignore[arg-type]
+
+    return opened
+
+
+def seed_experiment(session: Session) -> Experiment:
+    """Experiment 0 with its noise floor, committed."""
+    costs = Costs(None)
+    result = module.paid_for(session, "base") or session.host.run("base", seed=0)
+    outcome = settle(result, None, "lower")
+    fields = module.measure_floor(session, "base", "base", result, outcome, costs)
+    assert result.score is not None
+    known = {"source": "base", "source_hash": "base", "metric": "val_bpb", "value": result.score.value}
+    experiment = Experiment("c", 0, Status.KEPT, **(known | fields))
+    session.memory.commit_iteration(experiment, State())
+    return experiment
+
+
+def look(session: Session, source: str, index: int = 1) -> module.Look:
+    """A candidate's first run and second look."""
+    incumbent = session.memory.incumbent("c")
+    assert incumbent is not None
+    result = module.paid_for(session, source) or session.host.run(source, seed=0)
+    outcome = settle(result, reference(incumbent), "lower")
+    return module.second_look(session, index, source, source, result, outcome, incumbent, Costs(None))
+
+
+def test_the_noise_floor_is_measured_on_fresh_seeds_before_anything_is_believed(open_session):
+    session, host, said = open_session({"base": 2.0})
+    seed = seed_experiment(session)
+    assert host.runs == [("base", 0), ("base", 1), ("base", 2), ("base", 3)]
+    assert seed.confirmations == 3
+    assert seed.confirmed_value == pytest.approx(2.0 + (0.01 - 0.01 + 0.004) / 3)
+    assert seed.extra["confirmation"]["noise_df"] == 3
+    assert seed.promotion == 1
+    assert any("noise floor: one run has sd" in line for line in said)
+
+
+def test_a_large_improvement_is_kept_after_a_few_pairs_with_the_incumbents_runs_reused(open_session):
+    session, host, _ = open_session({"base": 2.0, "good": 1.5})
+    seed_experiment(session)
+    host.runs.clear()
+    found = look(session, "good")
+    assert found.outcome.status is Status.KEPT
+    assert host.runs == [("good", 0), ("good", 1), ("good", 2), ("good", 3)], "the incumbent ran there already"
+    assert found.fields["confirmations"] == 3
+    assert found.fields["extra"]["confirmation"]["promotion"] == 2
+    assert "confirmed in 3 paired re-runs" in found.outcome.reason
+    assert found.gain == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_lucky_first_run_is_discarded_and_rewarded_by_its_pairs(open_session):
+    session, _host, _ = open_session({"base": 2.0, "lucky": 2.0})
+    seed_experiment(session)
+    incumbent = session.memory.incumbent("c")
+    lucky = RunResult(Ending.FINISHED, score=Score("val_bpb", 1.9, "lower", 1, 3, 0.1, 0.1, 0.0))
+    outcome = settle(lucky, reference(incumbent), "lower")
+    found = module.second_look(session, 1, "lucky", "lucky", lucky, outcome, incumbent, Costs(None))
+    assert found.outcome.status is Status.DISCARDED
+    assert found.outcome.value == 1.9, "the single run stays what it was"
+    assert "not confirmed" in found.outcome.reason
+    rewarded = found.to_reward(reference(incumbent), "lower")
+    assert rewarded.value == pytest.approx(reference(incumbent) - found.gain)
+    assert rewarded.value > 1.97, "the reward does not see the luck"
+
+
+def test_a_gain_within_the_noise_costs_no_rerun(open_session):
+    session, host, _ = open_session({"base": 2.0, "even": 1.995})
+    seed_experiment(session)
+    host.runs.clear()
+    found = look(session, "even")
+    assert found.outcome.status is Status.DISCARDED
+    assert "too little for a second look" in found.outcome.reason
+    assert host.runs == [("even", 0)]
+
+
+def test_a_candidate_that_crashes_on_a_fresh_seed_is_not_kept(open_session):
+    session, _host, _ = open_session({"base": 2.0, "fragile": None})
+    seed_experiment(session)
+    found = look(session, "fragile")
+    assert found.outcome.status is Status.DISCARDED
+    assert "gave no score" in found.outcome.reason
+
+
+def test_re_runs_are_bounded(open_session):
+    session, host, _ = open_session(
+        {"base": 2.0, "small": 1.97}, max_reruns=4, first_look=4, second_look=0.0, confidence=0.985
+    )
+    seed_experiment(session)
+    host.runs.clear()
+    found = look(session, "small")
+    assert found.outcome.status is Status.DISCARDED
+    assert [run for run in host.runs if run[0] == "small" and run[1]] == [("small", seed) for seed in (1, 2, 3, 4)]
+    assert [run for run in host.runs if run[0] == "base"] == [("base", 4)], "the incumbent lacked one seed of four"
+    baseline = session.memory.experiment("c", 0)
+    assert baseline.confirmations == 4, "and its mean now counts it"
+
+
+def test_an_early_stopped_run_is_never_promoted(open_session):
+    session, host, _ = open_session({"base": 2.0})
+    seed_experiment(session)
+    incumbent = session.memory.incumbent("c")
+    stopped = RunResult(Ending.STOPPED, reason="hopeless")
+    outcome = settle(stopped, reference(incumbent), "lower")
+    host.runs.clear()
+    found = module.second_look(session, 1, "x", "x", stopped, outcome, incumbent, Costs(None))
+    assert found.outcome.status is Status.STOPPED_EARLY
+    assert host.runs == []
+
+
+def test_without_confirmation_any_better_single_run_is_kept(open_session):
+    session, host, _ = open_session({"base": 2.0, "even": 1.999}, enabled=False)
+    seed_experiment(session)
+    assert host.runs == [("base", 0)]
+    assert look(session, "even").outcome.status is Status.KEPT
+
+
+@pytest.mark.parametrize("die_at", range(4))
+def test_a_kill_in_the_noise_floor_costs_the_run_in_flight(open_session, die_at):
+    dying, host, _ = open_session({"base": 2.0}, die_at=die_at)
+    with pytest.raises(Killed):
+        seed_experiment(dying)
+    session, again, _ = open_session({"base": 2.0})
+    seed = seed_experiment(session)
+    assert host.runs + again.runs == [("base", 0), ("base", 1), ("base", 2), ("base", 3)]
+    assert seed.confirmations == 3
+
+
+@pytest.mark.parametrize("die_at", range(1, 4))
+def test_a_kill_between_re_runs_costs_the_run_in_flight_and_changes_no_decision(open_session, die_at):
+    values = {"base": 2.0, "good": 1.5}
+    seed_experiment(open_session(values)[0])
+    dying, host, _ = open_session(values, die_at=die_at)
+    with pytest.raises(Killed):
+        look(dying, "good")
+    level = Repeats(dying.memory).of("c")[-1].level if die_at == 1 else None
+    session, again, _ = open_session(values)
+    found = look(session, "good")
+    assert host.runs + again.runs == [("good", 0), ("good", 1), ("good", 2), ("good", 3)]
+    assert found.outcome.status is Status.KEPT
+    rows = Repeats(session.memory).of("c")
+    levels = [row.level for row in rows if row.level is not None]
+    assert len(levels) == 1, "one test, one level"
+    assert level in (None, levels[0])
+    assert found.fields["extra"]["confirmation"]["runs"] == 3
+
+
+def test_the_error_of_a_test_that_was_killed_for_good_stays_spent(open_session):
+    values = {"base": 2.0, "good": 1.5, "other": 1.4}
+    seed_experiment(open_session(values)[0])
+    dying, _, _ = open_session(values, die_at=2)
+    with pytest.raises(Killed):
+        look(dying, "good")
+    session, _, _ = open_session(values)  # the policy proposes something else this time
+    look(session, "other")
+    levels = [row.level for row in Repeats(session.memory).of("c") if row.level is not None]
+    assert len(levels) == 2
+    assert sum(levels) < 0.05
+
+
+# --- the real thing, killed -------------------------------------------------------------------------------------------
+
+DRIVER = """
+import sys
+import flows.research
+from dataclasses import replace
+from arl_core.policy.rollout import EditBlock
+original = flows.research.propose
+def propose(policy, prompt, source, seed):
+    rollout = original(policy, prompt, source, seed)
+    line = next(line for line in source.splitlines(keepends=True) if line.startswith("EMBED_LR = "))
+    return replace(rollout, blocks=(EditBlock(line, "EMBED_LR = 0.3\\n"),))
+flows.research.propose = propose
+sys.exit(flows.research.main(sys.argv[1:]))
+"""
+
+
+def command(folder: Path, *words: str) -> list[str]:
+    quick = {
+        "policy.model": "tiny-random",
+        "environment.budget_s": 1.5,
+        "environment.check_every_s": 0.5,
+        "environment.grace_s": 4.0,
+        "target.DEPTH": 1,
+        "target.WIDTH": 32,
+        "target.HEAD_DIM": 16,
+        "target.BATCH_ROWS": 2,
+        "target.EMBED_LR": 1e-6,  # a target that hardly learns: the edit is a real improvement
+        "target.MUON_LR": 1e-6,
+        "confirm.baseline_repeats": 2,
+        "confirm.second_look": 0.0,
+        "tracking": "false",
+    }
+    quick = {} if "--resume" in words else quick
+    sets = [
+        part
+        for key, value in (quick | {"memory": folder / "memory.duckdb"}).items()
+        for part in ("--set", f"{key}={value}")
+    ]
+    return [sys.executable, "-c", DRIVER, "--preset", "embedded", *words, *sets]
+
+
+@pytest.mark.timeout(900)  # two starts of Prefect's server, on a machine that may be busy
+@pytest.mark.usefixtures("prepared_data")
+def test_a_real_campaign_killed_between_re_runs_goes_on_where_it_was(tmp_path: Path):
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONUNBUFFERED": "1"}
+    started = {"cwd": ROOT, "env": environment, "text": True, "stderr": subprocess.STDOUT}
+    first = subprocess.Popen(
+        command(tmp_path, "--iterations", "1"), stdout=subprocess.PIPE, start_new_session=True, **started
+    )
+    seen: list[str] = []
+    with first:
+        assert first.stdout is not None
+        try:
+            for line in first.stdout:
+                seen.append(line)
+                if "confirming #1: candidate on seed 2" in line:  # the pair on seed 1 is committed
+                    break
+        finally:
+            os.killpg(first.pid, signal.SIGKILL)
+    assert first.returncode == -signal.SIGKILL, "".join(seen)
+    memory = Memory(tmp_path / "memory.duckdb")
+    before = Repeats(memory).of(memory.get_campaign().id)
+    assert [(row.role, row.seed) for row in before if row.index == 1] == [(Role.FIRST, 0), (Role.CANDIDATE, 1)]
+    assert memory.next_index(memory.get_campaign().id) == 1
+    done = subprocess.run(
+        command(tmp_path, "--resume", "latest", "--iterations", "1"),
+        stdout=subprocess.PIPE,
+        timeout=600,
+        check=False,
+        **started,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "starting the candidate" not in done.stdout, "its first run was paid for"
+    after = Repeats(memory).of(memory.get_campaign().id)
+    assert after[: len(before)] == before
+    keys = [(row.source_hash, row.seed, row.role) for row in after]
+    assert len(keys) == len(set(keys))
+    experiment = memory.experiment(memory.get_campaign().id, 1)
+    assert experiment is not None
+    assert experiment.confirmations == sum(row.role is Role.CANDIDATE for row in after)
+    assert experiment.extra["confirmation"]["runs"] == sum(
+        row.role is not Role.FIRST for row in after if row.index == 1
+    )

@@ -43,6 +43,9 @@ SETTINGS = {
     "environment.budget_s": 1.0,
     "environment.check_every_s": 0.25,
     "stopping.rule": "none",
+    "confirm.baseline_repeats": 2,
+    "confirm.first_look": 2,
+    "confirm.max_reruns": 2,
 }
 
 

@@ -27,6 +27,7 @@ from flows.surroundings import ROOT
 
 SETTINGS = {
     "policy.model": "tiny-random",
+    "confirm.enabled": False,
     "environment.check_every_s": 1.0,
     "stopping.rule": "none",
     "nodes.deployment": "experiment/node",

@@ -22,6 +22,7 @@ MARKS = 20
 RECENT = 100  # experiments whose folders and artifacts stay, so that a soak sees many of them go
 SETTINGS = {
     "policy.model": "tiny-random",
+    "confirm.enabled": False,
     "policy.threads": 1,
     "policy.max_new_tokens": 96,
     "policy.epochs": 1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,11 +120,17 @@ def main(arguments: list[str] | None = None) -> int:
     except ResearchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, TerminationSignal) as error:
+    except (KeyboardInterrupt, TerminationSignal, SystemExit) as error:
         print("interrupted; go on with: python -m flows.research --resume latest", file=sys.stderr)
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code > 128:
+        # Ours is closed. Prefect would go on to hand its events to the server; its own server leaves with us (mortal.py).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from concurrent.futures import Future
 from types import SimpleNamespace
 
@@ -27,6 +29,9 @@ class World:
         self.committed: list[tuple[int, str]] = []
         self.flying: dict[int, Future] = {}
         self.most_flying = 0
+        self.better: set[int] = set()
+        self.looked_at: list[int] = []
+        self.look_may_end = threading.Event()
         self.session = SimpleNamespace(
             slots=SimpleNamespace(count=slots, submit=self.submit),
             display=SimpleNamespace(begin=lambda *_: None, phase=lambda *_: None, settled=lambda *_: None),
@@ -36,6 +41,9 @@ class World:
         )
         monkeypatch.setattr(parallel, "propose_edits", self.propose)
         monkeypatch.setattr(parallel, "conclude", self.conclude)
+        monkeypatch.setattr(parallel, "paid_for", lambda *_: None)
+        monkeypatch.setattr(parallel, "looks_better", lambda _session, result: result == "better")
+        monkeypatch.setattr(parallel, "look_at", self.look_at)
         monkeypatch.setattr(parallel, "order", lambda _session, source, index, _costs: SimpleNamespace(index=index))
 
     def propose(self, _session, indices):
@@ -56,10 +64,17 @@ class World:
     def answer(self):
         """Give the next answer when the one that it is for is under way."""
         if self.answers and self.answers[0] in self.flying:
-            self.last = self.flying.pop(self.answers.pop(0))
-            self.last.set_result("result")
+            self.last_index = self.answers.pop(0)
+            self.last = self.flying.pop(self.last_index)
+            self.last.set_result("better" if self.last_index in self.better else "result")
 
-    def conclude(self, _session, proposal, result):
+    def look_at(self, _session, proposal, result):
+        if result == "better":
+            self.looked_at.append(proposal.index)
+            assert self.look_may_end.wait(30)
+        return "judged"
+
+    def conclude(self, _session, proposal, result, _judged):
         status = (
             Status.DISCARDED
             if result
@@ -105,6 +120,22 @@ def test_what_is_under_way_is_waited_for_when_the_limit_is_reached(monkeypatch):
     world = World(monkeypatch, 2, {}, answers=[2, 1, 3])
     world.run(range(1, 99), experiments=3)
     assert sorted(index for index, _ in world.committed) == [1, 2, 3]
+
+
+def test_second_looks_come_one_at_a_time_and_the_other_slots_go_on(monkeypatch):
+    world = World(monkeypatch, 2, {}, answers=[1, 2, 3, 4])
+    world.better = {1, 2}
+    loop = threading.Thread(target=world.run, args=(range(1, 5),), daemon=True)
+    loop.start()
+    deadline_s = time.monotonic() + 30
+    while not world.committed and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert world.looked_at == [1], "the second waits for the first"
+    assert (3, "discarded") in world.committed, "a slot went on"
+    world.look_may_end.set()
+    loop.join(timeout=30)
+    assert world.looked_at == [1, 2]
+    assert sorted(index for index, _ in world.committed) == [1, 2, 3, 4]
 
 
 def test_a_host_that_keeps_dying_ends_the_campaign(monkeypatch):

@@ -13,7 +13,7 @@ from arl_core.edit.constants import changed_constants, read_constants, write_con
 from arl_core.edit.diffs import apply_exactly, canonical_diff
 from arl_core.edit.doors import AppliedEdit, apply_completion, apply_diff
 from arl_core.edit.rules import DEFAULT_RULES, Rules, check_source
-from arl_core.edit.summary import summarise
+from arl_core.edit.summary import levers, summarise
 
 __all__ = [
     "DEFAULT_RULES",
@@ -27,6 +27,7 @@ __all__ = [
     "canonical_diff",
     "changed_constants",
     "check_source",
+    "levers",
     "parse_blocks",
     "read_constants",
     "summarise",

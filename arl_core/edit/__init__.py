@@ -12,8 +12,9 @@ from arl_core.edit.blocks import Block, apply_blocks, parse_blocks
 from arl_core.edit.constants import changed_constants, read_constants, write_constants
 from arl_core.edit.diffs import apply_exactly, canonical_diff
 from arl_core.edit.doors import AppliedEdit, apply_completion, apply_diff
+from arl_core.edit.levers import levers
 from arl_core.edit.rules import DEFAULT_RULES, Rules, check_source
-from arl_core.edit.summary import levers, summarise
+from arl_core.edit.summary import summarise
 
 __all__ = [
     "DEFAULT_RULES",

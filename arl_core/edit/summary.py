@@ -27,21 +27,10 @@ def summarise(old: str, new: str, limit: int = 120) -> str:
         f"{name}: {_short(was) if was else 'none'} → {_short(becomes) if becomes else 'none'}"
         for name, (was, becomes) in changed_constants(old, new).items()
     ]
-    return one_line("; ".join([*parts, *_touched(old, new).values()]), limit) or _IDLE
+    return one_line("; ".join([*parts, *_touched(old, new)]), limit) or _IDLE
 
 
-def levers(old: str, new: str) -> tuple[str, ...]:
-    """Return the names of what an edit touched: constants, then functions and classes; module level is `(module)`.
-
-    () when nothing but comments or spelling changed, or either source does not parse.
-    """
-    if old == new or source_hash(old) == source_hash(new):
-        return ()
-    homes = (home or "(module)" for home in _touched(old, new))
-    return tuple(dict.fromkeys((*changed_constants(old, new), *homes)))
-
-
-def _touched(old: str, new: str) -> dict[str, str]:
+def _touched(old: str, new: str) -> list[str]:
     """One phrase per function or class in which lines changed, in order; the lines of constants are told already."""
     before, after = _homes(old), _homes(new)
     old_lines, new_lines = split_lines(old), split_lines(new)
@@ -62,7 +51,7 @@ def _touched(old: str, new: str) -> dict[str, str]:
         else:
             spot = _spot(old_lines, was, new_lines, becomes)
             phrases[home] = f"{home}: {spot}" if home else spot
-    return phrases
+    return list(phrases.values())
 
 
 def _spot(old_lines: list[str], was: int | None, new_lines: list[str], becomes: int | None) -> str:

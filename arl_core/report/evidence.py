@@ -82,6 +82,7 @@ def forecasts(experiments: Sequence[Experiment], verdicts: Verdicts) -> Figure |
     stopped = [one for one in runs if one.status is Status.STOPPED_EARLY]
     kept = [one for one in runs if one.status is Status.KEPT]
     shown = [*kept[-MOST_TRACKS // 2 :], *stopped[-MOST_TRACKS // 2 :]] or runs[-MOST_TRACKS:]
+    ends: dict[tuple[float, float], list[int]] = {}
     for one in shown:
         track = told[one.index]
         colour = AMBER if one.status is Status.STOPPED_EARLY else GREEN if one.status is Status.KEPT else MUTED
@@ -99,14 +100,10 @@ def forecasts(experiments: Sequence[Experiment], verdicts: Verdicts) -> Figure |
         end = figure_of(one)
         if end is not None:
             left.plot([1.0], [end], "D", color=colour, markersize=4.5)
-        left.annotate(
-            f"#{one.index}",
-            (x[-1], track[-1].forecast),
-            xytext=(4, 0),
-            textcoords="offset points",
-            fontsize=7.5,
-            va="center",
-        )
+        ends.setdefault((round(x[-1], 1), round(track[-1].forecast or 0.0, 2)), []).append(one.index)
+    for place, indices in ends.items():  # runs that stop at one place share a label
+        words = ", ".join(f"#{index}" for index in indices)
+        left.annotate(words, place, xytext=(6, 5), textcoords="offset points", fontsize=7.5)
     incumbents = [v.incumbent for one in shown for v in told[one.index] if v.incumbent is not None]
     if incumbents:
         left.axhline(incumbents[-1], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="incumbent")
@@ -234,7 +231,7 @@ def rates(gains: Sequence[float], epsilons: Sequence[float], metric: str) -> Fig
     if not gains:
         return None
     top = max([*gains, *epsilons, 1e-9])
-    grid = np.linspace(0, 1.15 * top, 60)
+    grid = np.linspace(0, 1.15 * top, 120)
     found = [improvement_rate(gains, float(epsilon)) for epsilon in grid]
     figure = new_figure(3.0, 5.6)
     axes = figure.subplots()
@@ -244,7 +241,7 @@ def rates(gains: Sequence[float], epsilons: Sequence[float], metric: str) -> Fig
     axes.plot(grid, [r.median for r in found], color=BLUE, label="posterior median")
     for epsilon in epsilons:
         axes.axvline(epsilon, color=FAINT, linewidth=0.8)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.35 * max(rate.high for rate in found))
     axes.set_xlim(0, 1.15 * top)
     axes.set_xlabel(f"ε, gain in {metric or 'the metric'}")
     axes.set_title("probability that one experiment gains more than ε")

@@ -173,7 +173,8 @@ def statuses(experiments: Sequence[Experiment]) -> Figure | None:
     """How experiments ended, in blocks along the campaign."""
     if len(experiments) < 2:
         return None
-    edges = np.unique(np.linspace(0, len(experiments), min(BLOCKS, len(experiments)) + 1).astype(int))
+    block = -(-len(experiments) // BLOCKS)  # of equal size, the last perhaps shorter
+    edges = np.array([*range(0, len(experiments), block), len(experiments)])
     figure = new_figure(2.6)
     axes = figure.subplots()
     starts = edges[:-1]

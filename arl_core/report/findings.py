@@ -226,9 +226,9 @@ def lever_effects(experiments: Sequence[Experiment]) -> list[LeverEffect]:
     found: dict[str, list[Experiment]] = defaultdict(list)
     for one in experiments:
         parent = by_index.get(one.parent_index) if one.parent_index is not None else None
-        if parent is None or not parent.source or not one.source:
+        if parent is None or not parent.source or not one.diff:
             continue
-        for name in levers(parent.source, one.source):
+        for name in levers(parent.source, one.diff):
             found[name].append(one)
     return sorted(
         (_effect(name, tried) for name, tried in found.items()), key=lambda effect: (-effect.tried, effect.name)

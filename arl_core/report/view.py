@@ -19,6 +19,7 @@ from arl_core.report.words import number, percent, plural, signed
 from frozen_env.contract import Status
 
 MOST_IMPROVEMENTS = 40
+MOST_IN_HERO = 8
 MOST_SETTINGS = 200
 SUMMARY_CHARS = 160
 SECTIONS = (
@@ -40,7 +41,6 @@ SECTIONS = (
 def build(data: CampaignData, noise_sd: float | None = None) -> dict[str, Any]:
     """Return the page's content, figures apart. noise_sd: of one program's value over seeds, where it was measured."""
     campaign, experiments = data.campaign, data.experiments
-    metric = campaign.metric
     found = findings.answer(experiments)
     saved = findings.savings(experiments, data.budget_s)
     parts = findings.time_by_part(experiments)
@@ -52,7 +52,7 @@ def build(data: CampaignData, noise_sd: float | None = None) -> dict[str, Any]:
     outlook = _outlook(data, found, each_s)
     content: dict[str, Any] = {
         "campaign": _campaign(data),
-        "hero": words.hero(found, metric, campaign.direction, experiments),
+        "hero": _hero(found, data),
         "tiles": _tiles(data, found, saved, parts, outlook),
         "changed": _changed(found),
         "cautions": words.cautions(found, experiments, campaign, noise_sd),
@@ -84,6 +84,15 @@ def build(data: CampaignData, noise_sd: float | None = None) -> dict[str, Any]:
     }
     content["contents"] = [(anchor, text) for anchor, text in SECTIONS if present.get(anchor, True)]
     return content
+
+
+def _hero(found: Answer, data: CampaignData) -> dict[str, Any]:
+    """The answer, with the changes that fit beside it."""
+    changed = _changed(found)
+    told = [f"{name} {was} → {becomes}" for name, was, becomes in changed["constants"]] + changed["places"]
+    shown = told[:MOST_IN_HERO]
+    answer = words.hero(found, data.campaign.metric, data.campaign.direction, data.experiments)
+    return {"best": None, **answer, "what": shown, "more": len(told) - len(shown)}
 
 
 def epsilons(data: CampaignData) -> list[float]:
@@ -147,7 +156,7 @@ def _changed(found: Answer) -> dict[str, Any]:
         return {"constants": [], "places": [], "diff": []}
     old, new = found.start.source, found.best.source
     constants = changed_constants(old, new)
-    places = [name for name in levers(old, new) if name not in constants]
+    places = [name for name in levers(old, found.diff) if name not in constants]
     return {
         "constants": [
             (one_line(name, 60), one_line(was or "not there", 80), one_line(becomes or "removed", 80))

@@ -174,7 +174,10 @@ def outlook_headline(rate: ImprovementRate, metric: str) -> str:
         return "No proposal yet: nothing can be said."
     if not rate.successes:
         return f"None of {plural(rate.trials, 'proposal')} gained more than {rate.epsilon:.4g}: expect to wait {count(rate.needed_predictive)} or more for one."
-    return f"{count(rate.needed_predictive)} more experiments for {what}, with 95 % (bound at the median estimate: {count(rate.needed)})."
+    return (
+        f"Plan for {count(rate.needed_predictive)} more experiments to see {what} with 95 %; the paper's bound at the median estimate is "
+        f"{count(rate.needed)}."
+    )
 
 
 def assumptions(rarer: float | None, confirmed: bool, process: BestSoFar) -> list[str]:

@@ -38,7 +38,9 @@ UPDATE_EVERY = 4
 def invented_campaign(experiments: int, seed: int = 0) -> tuple[Campaign, list[Experiment]]:
     """Return a campaign of experiment 0 and `experiments` proposals. The same arguments give the same campaign."""
     config = {"environment": {"budget_s": BUDGET_S}, "reward": {"scale": 0.02}, "policy": {"model": "invented"}}
-    campaign = Campaign("invented", "embedded", config, "digest", seed, "2026-11-23T21:00:00.000+00:00", "language_model")
+    campaign = Campaign(
+        "invented", "embedded", config, "digest", seed, "2026-11-23T21:00:00.000+00:00", "language_model"
+    )
     rng = random.Random(seed)
     source = (ROOT / "target" / "train.py").read_text(encoding="utf-8")
     made = [_experiment(0, Status.KEPT, 1.64, None, source, None, rng)]
@@ -75,12 +77,24 @@ def _experiment(
     incumbent = parent.value if parent else None
     end = value if value is not None else (incumbent or 1.6) + rng.uniform(0.02, 0.2)
     last = 0.0 if status is Status.CRASHED else stopped_at or 1.0
-    reports = tuple(
-        Report(10 * k, BUDGET_S * k / REPORTS, k / REPORTS, 2.2 * end + 4 * (k / REPORTS + 0.02) ** -0.3 - 4 + rng.gauss(0, 0.05), 1e-3)
-        for k in range(1, int(REPORTS * last) + 1)
-    )
+
+    def loss(fraction: float) -> float:
+        return 2.2 * end + 4 * (fraction + 0.02) ** -0.3 - 4 + rng.gauss(0, 0.05)
+
+    fractions = [k / REPORTS for k in range(1, int(REPORTS * last) + 1)]
+    reports = tuple(Report(round(600 * at), BUDGET_S * at, at, loss(at), 1e-3) for at in fractions)
     verdicts = tuple(
-        Verdict(at == stopped_at, "looks hopeless", "ours", at, end + rng.gauss(0, 0.03), end - 0.06, end + 0.06, 0.1, incumbent)
+        Verdict(
+            at == stopped_at,
+            "looks hopeless",
+            "ours",
+            at,
+            end + rng.gauss(0, 0.03),
+            end - 0.06,
+            end + 0.06,
+            0.1,
+            incumbent,
+        )
         for at in CHECKS
         if parent is not None and at <= last and (stopped_at or at < 1)
     )

@@ -28,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("campaign", nargs="?", default="latest", help="its id (default: the latest)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: reports/CAMPAIGN beside the memory")
-    parser.add_argument("--memory", type=Path, default=DEFAULT_MEMORY, metavar="FILE", help="default: mlruns/memory.duckdb")
+    parser.add_argument(
+        "--memory", type=Path, default=DEFAULT_MEMORY, metavar="FILE", help="default: mlruns/memory.duckdb"
+    )
     parser.add_argument("--export-best", type=Path, metavar="DIR", help="also write the best program for review")
     options = parser.parse_args(arguments)
     try:

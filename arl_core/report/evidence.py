@@ -13,7 +13,7 @@ from arl_core.records import Experiment
 from arl_core.report import findings
 from arl_core.report.figures import duration
 from arl_core.report.findings import LearningPoint, figure_of
-from arl_core.report.style import AMBER, BLUE, FAINT, GREEN, INK, MUTED, RED, new_figure, whole_numbers
+from arl_core.report.style import AMBER, BLUE, FAINT, GREEN, INK, MUTED, RED, label, new_figure, whole_numbers
 from arl_core.theory import BestSoFar, improvement_rate
 from frozen_env.contract import Report, Status, Verdict
 
@@ -115,7 +115,7 @@ def forecasts(experiments: Sequence[Experiment], verdicts: Verdicts) -> Figure |
     left.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     left.set_title("forecast of the end (◆ what came)")
     left.set_xlabel("share of the training budget")
-    left.set_ylabel(experiments[0].metric or "value")
+    left.set_ylabel(label(experiments[0].metric) or "value")
     _calibration(right, runs, told)
     return figure
 
@@ -167,7 +167,8 @@ def savings(experiments: Sequence[Experiment], budget_s: float) -> Figure | None
     x = [one.index for one in ran]
     spent = np.cumsum([one.costs.get("training", 0.0) for one in ran]) / 60
     saved = [
-        max(0.0, budget_s - one.costs.get("training", 0.0)) if one.status is Status.STOPPED_EARLY else 0.0 for one in ran
+        max(0.0, budget_s - one.costs.get("training", 0.0)) if one.status is Status.STOPPED_EARLY else 0.0
+        for one in ran
     ]
     full = spent + np.cumsum(saved) / 60
     left.plot(x, full, color=MUTED, linestyle=(0, (4, 3)), label="without stops")
@@ -236,14 +237,20 @@ def rates(gains: Sequence[float], epsilons: Sequence[float], metric: str) -> Fig
     figure = new_figure(3.0, 5.6)
     axes = figure.subplots()
     axes.fill_between(
-        grid, [r.low for r in found], [r.high for r in found], color=BLUE, alpha=0.14, linewidth=0, label="95 % credible"
+        grid,
+        [r.low for r in found],
+        [r.high for r in found],
+        color=BLUE,
+        alpha=0.14,
+        linewidth=0,
+        label="95 % credible",
     )
     axes.plot(grid, [r.median for r in found], color=BLUE, label="posterior median")
     for epsilon in epsilons:
         axes.axvline(epsilon, color=FAINT, linewidth=0.8)
     axes.set_ylim(0, 1.35 * max(rate.high for rate in found))
     axes.set_xlim(0, 1.15 * top)
-    axes.set_xlabel(f"ε, gain in {metric or 'the metric'}")
+    axes.set_xlabel(f"ε, gain in {metric}")
     axes.set_title("probability that one experiment gains more than ε")
     axes.legend(loc="upper right")
     return figure
@@ -259,7 +266,7 @@ def process(told: BestSoFar, first_index: int, metric: str) -> Figure | None:
     axes.step(x, told.best, where="post", color=GREEN, label="best so far (supermartingale)")
     axes.plot(x, told.compensated, color=MUTED, linewidth=1.2, label="expected gains given back (martingale, if right)")
     axes.set_xlabel("experiment")
-    axes.set_title(f"best so far in {metric or 'the metric'}")
+    axes.set_title(f"best so far in {metric}")
     axes.legend(loc="best")
     whole_numbers(axes)
     return figure

@@ -39,10 +39,12 @@ def _sheet(data: CampaignData, found: Answer) -> str:
     lines = [
         f"# Review of experiment {best.index}",
         "",
-        f"Campaign {campaign.id}, preset {campaign.preset}, seed {campaign.seed}, frozen environment {campaign.environment_digest}.",
+        f"Campaign {campaign.id}, preset {campaign.preset}, seed {campaign.seed}, frozen environment "
+        f"{campaign.environment_digest}.",
         "",
-        f"- {campaign.metric}: {number(figure_of(found.start))} → {number(figure_of(best))}, {seen}",
-        f"- lines changed: {_changed_lines(found.diff)}; parent: experiment {best.parent_index}; sandbox: {best.sandbox or 'not recorded'}",
+        f"- {data.metric}: {number(figure_of(found.start))} → {number(figure_of(best))}, {seen}",
+        f"- lines changed: {_changed_lines(found.diff)}; parent: experiment {best.parent_index}",
+        f"- sandbox: {one_line(best.sandbox, 40) or 'not recorded'}",
         f"- peak memory {best.peak_memory_mb:.0f} MiB, {best.tokens:,} training tokens",
         "",
         "## Steps from the seed",
@@ -50,7 +52,9 @@ def _sheet(data: CampaignData, found: Answer) -> str:
     ]
     for generation in findings.lineage(data.experiments):
         one = generation.experiment
-        gain = f" ({signed(-generation.gain if one.direction == 'lower' else generation.gain)})" if generation.gain else ""
+        gain = (
+            f" ({signed(-generation.gain if one.direction == 'lower' else generation.gain)})" if generation.gain else ""
+        )
         lines.append(f"- #{one.index} {number(figure_of(one))}{gain}: {_quoted(one.summary)}")
     lines += ["", "## Look for", ""]
     lines += [f"- [ ] {question}" for question in QUESTIONS]
@@ -58,8 +62,10 @@ def _sheet(data: CampaignData, found: Answer) -> str:
     lines += [f"- {line}" for line in words.cautions(found, data.experiments, campaign, None)]
     lines += ["", "## Apply it", "", "Nothing was applied. From the repository's root, after reading the diff:", ""]
     lines += ["    git apply --check best.diff && git apply best.diff", ""]
-    lines += ["The diff is against the campaign's experiment 0: `target/train.py` with the preset's constants. Where it does not apply, the"]
-    lines += ["file has other constants there: carry the change over by hand."]
+    lines += [
+        "The diff is against the campaign's experiment 0: `target/train.py` with the preset's constants. Where it does not",
+        "apply, the file has other constants there: carry the change over by hand.",
+    ]
     return "\n".join(lines) + "\n"
 
 

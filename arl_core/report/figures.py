@@ -5,6 +5,7 @@ Each function returns a figure, or None when the campaign has nothing to draw ye
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,13 +69,11 @@ def best_so_far(experiments: Sequence[Experiment]) -> Figure | None:
     if failed:
         x = [one.index for one in failed]
         colours = [COLOURS[one.status] for one in failed]
-        axes.scatter(
-            x, [edge] * len(x), size, colours, marker="|", label=f"no value: {len(failed)}", rasterized=raster
-        )
+        axes.scatter(x, [edge] * len(x), size, colours, marker="|", label=f"no value: {len(failed)}", rasterized=raster)
     x, y = np.array([*steps, (experiments[-1].index, steps[-1][1])], dtype=float).T
     axes.step(x, y, where="post", color=GREEN, zorder=4, label="best so far")
     axes.set_xlabel("experiment")
-    axes.set_ylabel(f"{experiments[0].metric or 'value'} ({'higher' if higher else 'lower'} is better)")
+    axes.set_ylabel(f"{label(experiments[0].metric) or 'value'} ({'higher' if higher else 'lower'} is better)")
     axes.margins(x=0.03)
     pad = 0.06 * (high - low)
     floor = 0.16 * (high - low)  # the labels stand there
@@ -109,7 +108,12 @@ def _label_steps(figure: Figure, axes: Axes, experiments: Sequence[Experiment], 
     figure.draw_without_rendering()
     bounds = axes.get_window_extent()
     placed: list[Any] = []
+    kept = [step.experiment.index for step in findings.improvements(experiments)]
     for step in sorted(steps, key=lambda step: step.experiment.index):
+        after = next((index for index in kept if index > step.experiment.index), experiments[-1].index + 1)
+        stair_end = axes.transData.transform((after, step.after))[
+            0
+        ]  # to the right, the label would cross the next step
         seen = f"confirmed ×{step.experiment.confirmations}" if step.confirmed else "single run"
         words = f"#{step.experiment.index} {label(step.experiment.summary)}  {_signed(-step.gain, higher)}, {seen}"
         for text, dx, side in ((words, -5, "right"), (words, 5, "left"), (f"#{step.experiment.index}", -4, "right")):
@@ -125,7 +129,8 @@ def _label_steps(figure: Figure, axes: Axes, experiments: Sequence[Experiment], 
                 zorder=6,
             )
             box = note.get_window_extent()
-            inside = bounds.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and bounds.y0 <= box.y0
+            room = stair_end if side == "left" else bounds.x1
+            inside = bounds.x0 <= box.x0 and box.x1 <= room and bounds.y0 <= box.y0
             if inside and not any(box.overlaps(other) for other in placed):
                 placed.append(box)
                 break
@@ -181,10 +186,7 @@ def statuses(experiments: Sequence[Experiment]) -> Figure | None:
     below = np.zeros(len(starts))
     for status, colour in COLOURS.items():
         counts = np.array(
-            [
-                sum(one.status is status for one in experiments[a:b]) / (b - a)
-                for a, b in zip(edges[:-1], edges[1:], strict=True)
-            ]
+            [sum(one.status is status for one in experiments[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
         )
         if not counts.any():
             continue
@@ -220,7 +222,7 @@ def levers(effects: Sequence[LeverEffect], metric: str) -> Figure | None:
         f"{label(effect.name, 34)}   {effect.ran} ran of {effect.tried}, {effect.improved} kept" for effect in shown
     ]
     axes.set_yticks(rows, names)
-    axes.set_xlabel(f"mean gain in {metric or 'the metric'} over the incumbent (right is better; bars: ± standard error)")
+    axes.set_xlabel(f"mean gain in {metric} over the incumbent (right is better; bars: ± standard error)")
     axes.grid(visible=False, axis="y")
     axes.margins(y=0.06)
     return figure
@@ -237,7 +239,9 @@ def time_parts(parts: dict[str, float]) -> Figure | None:
     left = 0.0
     for part, seconds in parts.items():
         share = seconds / whole_s
-        axes.barh(0, share, left=left, color=colours.get(part, FAINT), label=f"{part} {share:.1%} ({duration(seconds)})")
+        axes.barh(
+            0, share, left=left, color=colours.get(part, FAINT), label=f"{part} {share:.1%} ({duration(seconds)})"
+        )
         left += share
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])

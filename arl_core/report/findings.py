@@ -6,6 +6,7 @@ Gains are positive for an improvement, in the metric's units, whichever directio
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import Counter, defaultdict
@@ -62,10 +63,7 @@ def gains(experiments: Sequence[Experiment]) -> list[float]:
     if not experiments:
         return []
     steps = staircase(experiments)
-    return [
-        gain_over(after, before, experiments[0].direction)
-        for (_, before), (_, after) in zip(steps[:-1], steps[1:], strict=True)
-    ]
+    return [gain_over(after, before, experiments[0].direction) for (_, before), (_, after) in itertools.pairwise(steps)]
 
 
 # --- the answer -------------------------------------------------------------------------------------------------------
@@ -135,7 +133,7 @@ def improvements(experiments: Sequence[Experiment]) -> list[Improvement]:
     by_index = {one.index: one for one in experiments}
     steps = staircase(experiments)
     found = []
-    for (_, before), (index, after) in zip(steps[:-1], steps[1:], strict=True):
+    for (_, before), (index, after) in itertools.pairwise(steps):
         if after != before:
             one = by_index[index]
             found.append(Improvement(one, before, after, gain_over(after, before, one.direction)))

@@ -41,7 +41,7 @@ def write_report(data: CampaignData, folder: Path, noise_sd: float | None = None
 
 def draw(data: CampaignData) -> dict[str, Figure | None]:
     """Return every figure by name; None for what this campaign has nothing to show of."""
-    experiments, metric = data.experiments, data.campaign.metric
+    experiments, metric = data.experiments, data.metric
     verdicts = {one.index: one.verdicts for one in experiments}
     won = findings.gains(experiments)
     steps = findings.staircase(experiments)
@@ -67,7 +67,11 @@ def render(content: dict[str, Any], drawn: dict[str, bytes]) -> str:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     pictures: dict[str, str] = dict.fromkeys(FIGURES, "")
     pictures |= {name: base64.b64encode(svg).decode() for name, svg in drawn.items()}

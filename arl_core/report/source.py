@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from arl_core.memory import Memory
-from arl_core.records import Campaign, Experiment
+from arl_core.records import Campaign, Experiment, one_line
 
 EVERYTHING = 2**31 - 1
 
@@ -20,6 +20,11 @@ class CampaignData:
 
     campaign: Campaign
     experiments: list[Experiment]
+
+    @property
+    def metric(self) -> str:
+        """The metric's name as one printable line."""
+        return one_line(self.campaign.metric, 40) or "value"
 
     @property
     def budget_s(self) -> float:

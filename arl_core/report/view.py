@@ -15,10 +15,10 @@ from arl_core.report.figures import duration
 from arl_core.report.findings import Answer, figure_of, gain_over
 from arl_core.report.source import CampaignData
 from arl_core.report.style import WORDS
-from arl_core.report.words import number, percent, plural, signed
+from arl_core.report.words import number, percent, signed
 from frozen_env.contract import Status
 
-MOST_IMPROVEMENTS = 40
+MOST_IMPROVEMENTS = 15
 MOST_IN_HERO = 8
 MOST_SETTINGS = 200
 SUMMARY_CHARS = 160
@@ -91,7 +91,7 @@ def _hero(found: Answer, data: CampaignData) -> dict[str, Any]:
     changed = _changed(found)
     told = [f"{name} {was} → {becomes}" for name, was, becomes in changed["constants"]] + changed["places"]
     shown = told[:MOST_IN_HERO]
-    answer = words.hero(found, data.campaign.metric, data.campaign.direction, data.experiments)
+    answer = words.hero(found, data.metric, data.campaign.direction, data.experiments)
     return {"best": None, **answer, "what": shown, "more": len(told) - len(shown)}
 
 
@@ -105,14 +105,14 @@ def _campaign(data: CampaignData) -> dict[str, Any]:
     campaign, experiments = data.campaign, data.experiments
     sandboxes = sorted({one.sandbox for one in experiments if one.sandbox})
     return {
-        "id": campaign.id,
-        "preset": campaign.preset,
+        "id": one_line(campaign.id, 80),
+        "preset": one_line(campaign.preset, 40),
         "seed": campaign.seed,
         "started": campaign.started_at[:16].replace("T", " ") + " UTC",
         "status": campaign.status,
         "running": campaign.status == "running",
-        "digest": campaign.environment_digest,
-        "sandbox": ", ".join(sandboxes) or "not recorded",
+        "digest": one_line(campaign.environment_digest, 40),
+        "sandbox": one_line(", ".join(sandboxes), 80) or "not recorded",
     }
 
 
@@ -214,7 +214,9 @@ def _statuses(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
         if not some:
             continue
         reasons = Counter(one_line(one.reason, 140) for one in some if one.reason).most_common(1)
-        reason = f"{reasons[0][0]} ({reasons[0][1]}×)" if reasons and reasons[0][1] > 1 else reasons[0][0] if reasons else ""
+        reason = (
+            f"{reasons[0][0]} ({reasons[0][1]}×)" if reasons and reasons[0][1] > 1 else reasons[0][0] if reasons else ""
+        )
         share = percent(len(some) / len(experiments))
         rows.append({"status": status.value, "count": len(some), "share": share, "reason": reason})
     return rows
@@ -241,7 +243,7 @@ def _outlook(data: CampaignData, found: Answer, each_s: float) -> dict[str, Any]
     rates = [theory.improvement_rate(won, epsilon) for epsilon in epsilons(data)]
     process = theory.best_so_far(steps[0][1], won, data.campaign.direction)
     return {
-        "headline": words.outlook_headline(rates[0], data.campaign.metric),
+        "headline": words.outlook_headline(rates[0], data.metric),
         "rows": [words.rate_row(rate, each_s) for rate in rates],
         "assumptions": words.assumptions(theory.drift(won, 0.0), found.confirmed, process),
     }
@@ -269,14 +271,15 @@ def _row(one: Experiment) -> dict[str, Any]:
 
 
 def _commands(data: CampaignData, found: Answer) -> list[str]:
-    campaign = data.campaign
+    name, preset = one_line(data.campaign.id, 80), one_line(data.campaign.preset, 40)
     lines = [
-        f"python -m flows.report {campaign.id} --export-best best/     # the best program, its diff, a review sheet",
-        f"python -m flows.research --resume {campaign.id} --iterations N     # go on",
+        f"python -m flows.report {name} --export-best best/     # the best program, its diff, a review sheet",
+        f"python -m flows.research --resume {name} --iterations N     # go on",
     ]
     if found.best is not None:
         lines.insert(
-            1, f"python -m frozen_env run --source best/train.py --preset {campaign.preset} --seed 1 --out /tmp/again     # another seed"
+            1,
+            f"python -m frozen_env run --source best/train.py --preset {preset} --seed 1 --out /tmp/again     # another seed",
         )
     return lines
 
@@ -285,5 +288,7 @@ def _settings(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]
     flat: list[tuple[str, str]] = []
     for key, value in config.items():
         name = f"{prefix}{key}"
-        flat += _settings(value, f"{name}.") if isinstance(value, dict) else [(visible(name), one_line(str(value), 200))]
+        flat += (
+            _settings(value, f"{name}.") if isinstance(value, dict) else [(visible(name), one_line(str(value), 200))]
+        )
     return flat

@@ -73,9 +73,7 @@ def hero(found: Answer, metric: str, direction: Direction, experiments: Sequence
     return {"kind": "improved", "verdict": verdict, "title": title, "lead": lead, "best": found.best}
 
 
-def cautions(
-    found: Answer, experiments: Sequence[Experiment], campaign: Campaign, noise_sd: float | None
-) -> list[str]:
+def cautions(found: Answer, experiments: Sequence[Experiment], campaign: Campaign, noise_sd: float | None) -> list[str]:
     """What a careful reader must know before believing the headline."""
     told = []
     scored = sum(one.status in (Status.KEPT, Status.DISCARDED) for one in experiments)
@@ -88,16 +86,21 @@ def cautions(
         luck = gain_by_luck(noise_sd, max(0, scored - 1))
         words = "more than that" if found.gain > luck else "no more than that"
         told.append(
-            f"Repeats of one program have a standard deviation of {number(noise_sd)}. If no edit had any effect, the luckiest of "
-            f"{scored} scored runs would still look {number(luck)} better than the first; the gain is {number(found.gain)}, {words}."
+            f"Repeats of one program have a standard deviation of {number(noise_sd)}. If no edit had any effect, the luckiest "
+            f"of {scored} scored runs would still look {number(luck)} better than the first; "
+            f"the gain is {number(found.gain)}, {words}."
         )
     elif found.improved:
-        told.append("The noise of one program's value has not been measured in this campaign, so a gain cannot be weighed against it.")
+        told.append(
+            "The noise of one program's value was not measured in this campaign: a gain cannot be weighed against it."
+        )
     if any(one.sandbox == "OFF" for one in experiments):
         told.append("The sandbox was off for some runs: candidates could have reached files that hold the answers.")
     repaired = sum(bool(one.repairs) for one in experiments)
     if repaired:
-        told.append(f"{plural(repaired, 'edit')} had to be repaired before it applied; the table of the memory says how.")
+        told.append(
+            f"{plural(repaired, 'edit')} had to be repaired before it applied; the table of the memory says how."
+        )
     if len({one.environment_digest for one in experiments if one.environment_digest}) > 1:
         told.append("Experiments ran on different frozen environments: their values do not compare.")
     return told
@@ -109,8 +112,8 @@ def savings_note(saved: Savings) -> str:
     if not saved.stopped:
         return f"None of the {plural(saved.ran, 'run')} was stopped early."
     return (
-        f"{saved.stopped} of {plural(saved.ran, 'run')} stopped early; {duration(saved.spent_s)} trained, {duration(saved.saved_s)} "
-        f"saved: {saved.throughput:.2f} runs in the time of one full run."
+        f"{saved.stopped} of {plural(saved.ran, 'run')} stopped early; {duration(saved.spent_s)} trained, "
+        f"{duration(saved.saved_s)} saved: {saved.throughput:.2f} runs in the time of one full run."
     )
 
 
@@ -134,8 +137,8 @@ def learning_note(points: Sequence[LearningPoint]) -> str:
     entropies = [point.metrics["entropy"] for point in (early[0], late[-1]) if "entropy" in point.metrics]
     entropy = f"; entropy went from {entropies[0]:.2f} to {entropies[1]:.2f}" if len(entropies) == 2 else ""
     return (
-        f"{len(points)} updates. First against last {plural(quarter, 'update')}: {share(early, 'valid')} → {share(late, 'valid')} of "
-        f"proposals trained, {share(early, 'improving')} → {share(late, 'improving')} improved{entropy}."
+        f"{len(points)} updates. First against last {plural(quarter, 'update')}: {share(early, 'valid')} → "
+        f"{share(late, 'valid')} of proposals trained, {share(early, 'improving')} → {share(late, 'improving')} improved{entropy}."
     )
 
 
@@ -172,35 +175,47 @@ def outlook_headline(rate: ImprovementRate, metric: str) -> str:
     what = f"another gain in {metric}" + (f" of more than {rate.epsilon:.4g}" if rate.epsilon else "")
     if not rate.trials:
         return "No proposal yet: nothing can be said."
+    plan = count(rate.needed_predictive)
     if not rate.successes:
-        return f"None of {plural(rate.trials, 'proposal')} gained more than {rate.epsilon:.4g}: expect to wait {count(rate.needed_predictive)} or more for one."
+        return (
+            f"None of {plural(rate.trials, 'proposal')} gained more than {rate.epsilon:.4g}: "
+            f"expect to wait for {plan} or more to see one with 95 %."
+        )
     return (
-        f"Plan for {count(rate.needed_predictive)} more experiments to see {what} with 95 %; the paper's bound at the median estimate is "
-        f"{count(rate.needed)}."
+        f"Plan for {plan} more experiments to see {what} with 95 %; "
+        f"the paper's bound at the median estimate is {count(rate.needed)}."
     )
 
 
 def assumptions(rarer: float | None, confirmed: bool, process: BestSoFar) -> list[str]:
     """Where the theory's conditions stand in this campaign."""
     told = [
-        "Every proposal is taken for an independent draw with one unchanging p(ε), under a Jeffreys prior. The policy learns (p rises) and easy gains are "
-        "used up (p falls), so this is an average over the past, not the least p over the states to come that the paper's bound asks for.",
+        "Every proposal is taken for an independent draw with one unchanging p(ε), under a Jeffreys prior. The policy "
+        "learns (p rises) and easy gains are used up (p falls), so this is an average over the past, not the least p over "
+        "the states to come that the paper's bound asks for.",
     ]
     if rarer is not None:
-        words = "gains have become rarer, the bound is too hopeful" if rarer > 0.9 else (
-            "gains have become more frequent, the bound is cautious" if rarer < 0.1 else "no sign that p has changed"
+        told.append(
+            "Probability that p is lower in the campaign's later half than in its earlier half: "
+            f"{percent(rarer)}: {_drift_words(rarer)}."
         )
-        told.append(f"Probability that p is lower in the campaign's later half than in its earlier half: {percent(rarer)}: {words}.")
     if not confirmed:
         told.append("Gains are of single runs: some successes are luck, and p(ε) for small ε is too high by that much.")
     told.append(
-        "The best so far never worsens, so it is a supermartingale bounded below and converges almost surely (the paper's convergence claim; for a metric to be raised, the mirror image). "
-        "That holds of any search that keeps its best, and says neither where it converges to nor how fast."
+        "The best so far never worsens, so it is a supermartingale bounded below and converges almost surely (the paper's "
+        "convergence claim; for a metric to be raised, the mirror image). That holds of any search that keeps its best, and "
+        "says neither where it converges to nor how fast."
     )
     if len(process.best) > 2:
         drifted = float(process.compensated[-1] - process.compensated[0])
         told.append(
-            "The grey line gives back the gain that was to be expected from the experiments before. It would wander without trend if gains kept coming at the "
-            f"same mean rate; it has moved by {signed(drifted)} so far."
+            "The grey line gives back the gain that was to be expected from the experiments before. It would wander without "
+            f"trend if gains kept coming at the same mean rate; it has moved by {signed(drifted)} so far."
         )
     return told
+
+
+def _drift_words(rarer: float) -> str:
+    if rarer > 0.9:
+        return "gains have become rarer, the bound is too hopeful"
+    return "gains have become more frequent, the bound is cautious" if rarer < 0.1 else "no sign that p has changed"

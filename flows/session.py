@@ -30,7 +30,7 @@ from frozen_env.problem.data import load
 from frozen_env.runtime.supervisor import Host
 
 if TYPE_CHECKING:
-    from arl_core.policy.policy import Policy
+    from arl_core.policy.proposers import Proposer
     from arl_core.policy.rollout import Rollout
     from flows.costs import Costs
 
@@ -58,7 +58,7 @@ class Session:
     policy_step: int = 0
     checkpoint: tuple[str, str] = ("", "")
     after_commit: Costs | None = None
-    _policy: Policy | None = None
+    _policy: Proposer | None = None
 
     @property
     def policy_folder(self) -> Path:
@@ -72,15 +72,20 @@ class Session:
     def place(self, index: int) -> Path:
         return self.folder / f"experiment_{index:05d}"
 
-    def policy(self) -> Policy:
+    def policy(self) -> Proposer:
         """The policy, loaded at first use: experiment 0 needs none."""
         if self._policy is None:
-            from arl_core.policy.policy import Policy
+            from arl_core.policy.proposers import load_proposer
 
             self.display.phase("loading the policy")
-            self._policy = Policy.load(self.config.policy, data_dir(), self.display.say)
+            self._policy = load_proposer(self.config.policy, data_dir(), self.display.say)
             self._restore()
         return self._policy
+
+    def make_room(self) -> None:
+        """Leave the GPU to the candidate, if the settings say so; the policy comes back when it is asked next."""
+        if self.config.policy.offload and self._policy is not None:
+            self._policy.to_cpu()
 
     def _restore(self) -> None:
         """Bring policy and pending rollouts to the last committed state; a torn checkpoint falls back to the one before."""

@@ -59,7 +59,7 @@ def _sheet(data: CampaignData, found: Answer) -> str:
     lines += ["", "## Look for", ""]
     lines += [f"- [ ] {question}" for question in QUESTIONS]
     lines += ["", "## Cautions", ""]
-    lines += [f"- {line}" for line in words.cautions(found, data.experiments, campaign, None)]
+    lines += [f"- {line}" for line in words.cautions(found, data.experiments, findings.noise_sd(data.experiments))]
     lines += ["", "## Apply it", "", "Nothing was applied. From the repository's root, after reading the diff:", ""]
     lines += ["    git apply --check best.diff && git apply best.diff", ""]
     lines += [

@@ -33,33 +33,59 @@ def gain_over(value: float, than: float, direction: Direction) -> float:
     return than - value if direction == "lower" else value - than
 
 
-def best_of(experiments: Iterable[Experiment]) -> Experiment | None:
-    """The best kept experiment, the earliest of equals; None when none was kept with a value."""
-    best: Experiment | None = None
+def promotion(one: Experiment) -> int:
+    """The order in which confirmed experiments took over, each after beating the one before on common seeds; 0: single run."""
+    told = one.extra.get("confirmation") or {}
+    return int(told.get("promotion") or 0) if one.confirmations else 0
+
+
+def noise_sd(experiments: Sequence[Experiment]) -> float | None:
+    """Standard deviation of one program's value over seeds, as last known to the campaign; None when it was not measured."""
+    for one in reversed(experiments):
+        told = (one.extra.get("confirmation") or {}).get("noise_sd")
+        if told is not None and math.isfinite(float(told)):
+            return float(told)
+    return None
+
+
+def incumbents(experiments: Iterable[Experiment]) -> list[Experiment | None]:
+    """The incumbent after each experiment: the last one promoted, of single runs the best; None before the first."""
+    held: Experiment | None = None
+    found: list[Experiment | None] = []
     for one in experiments:
         value = figure_of(one)
-        if one.status is not Status.KEPT or value is None:
-            continue
-        held = figure_of(best) if best is not None else None
-        if held is None or is_better(value, held, one.direction):
-            best = one
-    return best
+        if one.status is Status.KEPT and value is not None and _takes_over(one, value, held):
+            held = one
+        found.append(held)
+    return found
+
+
+def _takes_over(one: Experiment, value: float, held: Experiment | None) -> bool:
+    bar = figure_of(held) if held is not None else None
+    if held is None or bar is None or promotion(one) > promotion(held):
+        return True
+    return promotion(one) == promotion(held) and is_better(value, bar, one.direction)
+
+
+def best_of(experiments: Iterable[Experiment]) -> Experiment | None:
+    """The incumbent after all; None when none was kept with a value."""
+    return next(reversed(incumbents(experiments)), None)
 
 
 def staircase(experiments: Sequence[Experiment]) -> list[tuple[int, float]]:
-    """The best so far after each experiment, from the first kept one on: (index, value)."""
-    steps: list[tuple[int, float]] = []
-    for one in experiments:
-        value = figure_of(one) if one.status is Status.KEPT else None
-        if value is not None and (not steps or is_better(value, steps[-1][1], one.direction)):
-            steps.append((one.index, value))
-        elif steps:
-            steps.append((one.index, steps[-1][1]))
-    return steps
+    """The incumbent's value after each experiment, from the first kept one on: (index, value)."""
+    return [
+        (one.index, value)
+        for one, held in zip(experiments, incumbents(experiments), strict=True)
+        if held is not None and (value := figure_of(held)) is not None
+    ]
 
 
 def gains(experiments: Sequence[Experiment]) -> list[float]:
-    """What each proposal (every experiment after the first kept one) added to the best so far; 0 for most."""
+    """What each proposal (every experiment after the first kept one) moved the incumbent's value; 0 for most.
+
+    Single runs cannot lose; a confirmed successor won on common seeds, and its own mean may still be a little worse.
+    """
     if not experiments:
         return []
     steps = staircase(experiments)
@@ -129,14 +155,15 @@ class Improvement:
 
 
 def improvements(experiments: Sequence[Experiment]) -> list[Improvement]:
-    """Every experiment that lowered (raised) the best so far, in order."""
-    by_index = {one.index: one for one in experiments}
-    steps = staircase(experiments)
+    """Every experiment that became the incumbent after the first, in order."""
     found = []
-    for (_, before), (index, after) in itertools.pairwise(steps):
-        if after != before:
-            one = by_index[index]
-            found.append(Improvement(one, before, after, gain_over(after, before, one.direction)))
+    for before, after in itertools.pairwise(incumbents(experiments)):
+        if before is None or after is None or after.index == before.index:
+            continue
+        was, becomes = figure_of(before), figure_of(after)
+        assert was is not None
+        assert becomes is not None
+        found.append(Improvement(after, was, becomes, gain_over(becomes, was, after.direction)))
     return found
 
 

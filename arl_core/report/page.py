@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent
 PAGE = "report.html"
 
 
-def write_report(data: CampaignData, folder: Path, noise_sd: float | None = None) -> Path:
+def write_report(data: CampaignData, folder: Path) -> Path:
     """Write report.html and one PNG per figure into `folder`, made when missing; return the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn: dict[str, bytes] = {}
@@ -32,7 +32,7 @@ def write_report(data: CampaignData, folder: Path, noise_sd: float | None = None
             (folder / f"{name}.png").unlink(missing_ok=True)  # an older report's, perhaps of a figure that is gone
             if figure is not None:
                 drawn[name] = save(figure, folder / f"{name}.png")
-    page = render(view.build(data, noise_sd), drawn)
+    page = render(view.build(data), drawn)
     partial = folder / f".{PAGE}.partial"
     partial.write_text(page, encoding="utf-8", errors="replace")
     partial.replace(folder / PAGE)

@@ -38,8 +38,8 @@ SECTIONS = (
 )
 
 
-def build(data: CampaignData, noise_sd: float | None = None) -> dict[str, Any]:
-    """Return the page's content, figures apart. noise_sd: of one program's value over seeds, where it was measured."""
+def build(data: CampaignData) -> dict[str, Any]:
+    """Return the page's content, figures apart."""
     campaign, experiments = data.campaign, data.experiments
     found = findings.answer(experiments)
     saved = findings.savings(experiments, data.budget_s)
@@ -55,7 +55,7 @@ def build(data: CampaignData, noise_sd: float | None = None) -> dict[str, Any]:
         "hero": _hero(found, data),
         "tiles": _tiles(data, found, saved, parts, outlook),
         "changed": _changed(found),
-        "cautions": words.cautions(found, experiments, campaign, noise_sd),
+        "cautions": words.cautions(found, experiments, findings.noise_sd(experiments)),
         "improvements": [_improvement(step) for step in sorted(largest, key=lambda step: step.experiment.index)],
         "improvements_left_out": len(steps) - len(largest),
         "lineage": [_generation(generation) for generation in findings.lineage(experiments)],

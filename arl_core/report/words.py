@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from arl_core.records import Campaign, Experiment, one_line, visible
+from arl_core.records import Experiment, one_line, visible
 from arl_core.report.figures import duration
-from arl_core.report.findings import Answer, LearningPoint, Savings, figure_of
+from arl_core.report.findings import Answer, LearningPoint, Savings, figure_of, noise_sd
 from arl_core.theory import MOST_EXPERIMENTS, BestSoFar, ImprovementRate, gain_by_luck
 from frozen_env.contract import Direction, Status
 
@@ -69,11 +69,15 @@ def hero(found: Answer, metric: str, direction: Direction, experiments: Sequence
     share = f" ({percent(abs(found.share), 1)})" if found.share else ""
     title = f"{metric} {number(best)}, {way} {number(found.gain)}{share} from {number(start)}"
     lead = f"Found by experiment {found.best.index} of {tried}."
+    noise = noise_sd(experiments)
+    if found.confirmed and noise is not None:
+        error = noise / found.best.confirmations**0.5
+        lead += f" The mean of {found.best.confirmations} fresh seeds, ± {number(error)} standard error."
     verdict = "improved, confirmed" if found.confirmed else "improved, not confirmed"
     return {"kind": "improved", "verdict": verdict, "title": title, "lead": lead, "best": found.best}
 
 
-def cautions(found: Answer, experiments: Sequence[Experiment], campaign: Campaign, noise_sd: float | None) -> list[str]:
+def cautions(found: Answer, experiments: Sequence[Experiment], noise: float | None) -> list[str]:
     """What a careful reader must know before believing the headline."""
     told = []
     scored = sum(one.status in (Status.KEPT, Status.DISCARDED) for one in experiments)
@@ -82,11 +86,11 @@ def cautions(found: Answer, experiments: Sequence[Experiment], campaign: Campaig
             "The best value is a single run. Runs of one program differ by seed and by load, and the best of many is partly "
             "the luckiest of many: repeat it on fresh seeds before building on it."
         )
-    if noise_sd and found.improved:
-        luck = gain_by_luck(noise_sd, max(0, scored - 1))
+    if noise and found.improved:
+        luck = gain_by_luck(noise, max(0, scored - 1))
         words = "more than that" if found.gain > luck else "no more than that"
         told.append(
-            f"Repeats of one program have a standard deviation of {number(noise_sd)}. If no edit had any effect, the luckiest "
+            f"Repeats of one program have a standard deviation of {number(noise)}. If no edit had any effect, the luckiest "
             f"of {scored} scored runs would still look {number(luck)} better than the first; "
             f"the gain is {number(found.gain)}, {words}."
         )

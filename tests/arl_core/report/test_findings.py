@@ -62,6 +62,18 @@ def test_a_confirmed_mean_stands_before_a_lucky_run():
     assert found.gain == pytest.approx(0.3)
 
 
+def test_of_confirmed_ones_the_last_promoted_leads_whatever_its_mean() -> None:
+    def sure(index: int, mean: float, promotion: int) -> Experiment:
+        told = {"confirmation": {"promotion": promotion, "noise_sd": 0.02}}
+        return kept(index, mean - 0.1, confirmed_value=mean, confirmations=3, extra=told)
+
+    campaign = [sure(0, 2.0, 1), sure(1, 1.6, 2), sure(2, 1.61, 3), kept(3, 1.2)]
+    assert [held.index for held in findings.incumbents(campaign)] == [0, 1, 2, 2]
+    assert findings.answer(campaign).gain == pytest.approx(0.39)
+    assert [step.experiment.index for step in findings.improvements(campaign)] == [1, 2]
+    assert findings.noise_sd(campaign) == 0.02
+
+
 @pytest.mark.parametrize("campaign", [[], [one(0)], [kept(0, 2.0)], [kept(0, 2.0), one(1, 2.1), one(2)]])
 def test_nothing_found_is_an_answer_too(campaign):
     found = findings.answer(campaign)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from arl_core.records import Campaign, Experiment
-from arl_core.report import CampaignData, page, write_report
+from arl_core.report import CampaignData, figures, page, style, write_report
+from arl_core.report.style import styled
 from bench.report import invented_campaign
 from frozen_env.contract import Status
 
@@ -25,6 +28,14 @@ HOSTILE = (
     "<iframe src='javascript:parent.document.title=\"owned\"'></iframe><base href='//evil.example/'>"
     "</style><style>*{display:none}</style>{{ 7*7 }}{% raw %}$\\frac{$ \u202e \ud800 \0 \x1b[2J]]>--><!--"
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def coarse() -> Iterator[None]:
+    """Small pixels take long: what is tested here is not how sharp they are."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(style, "PNG_DPI", 30)
+        yield
 
 
 class Outline(HTMLParser):
@@ -59,8 +70,8 @@ def outline(html: str) -> Outline:
     return found
 
 
-def report(tmp_path: Path, campaign: Campaign, experiments: list[Experiment], **known: object) -> str:
-    path = write_report(CampaignData(campaign, experiments), tmp_path / "out", **known)  # type: ignore[arg-type]
+def report(tmp_path: Path, campaign: Campaign, experiments: list[Experiment]) -> str:
+    path = write_report(CampaignData(campaign, experiments), tmp_path / "out")
     return path.read_text(encoding="utf-8")
 
 
@@ -202,12 +213,14 @@ def test_the_headline_says_confirmed_only_when_it_is(tmp_path: Path) -> None:
     single = report(tmp_path, campaign, [seed, Experiment("c", 1, Status.KEPT, **better)])  # type: ignore[arg-type]
     assert "improved, not confirmed" in single
     assert "single run" in single
-    sure = Experiment("c", 1, Status.KEPT, confirmed_value=1.45, confirmations=4, **better)  # type: ignore[arg-type]
-    told = report(tmp_path, campaign, [seed, sure], noise_sd=0.01)
+    extra = {"confirmation": {"promotion": 2, "noise_sd": 0.01}}
+    sure = Experiment("c", 1, Status.KEPT, confirmed_value=1.45, confirmations=4, extra=extra, **better)  # type: ignore[arg-type]
+    told = report(tmp_path, campaign, [seed, sure])
     assert "improved, confirmed" in told
     assert "confirmed ×4" in told
     assert "val_bpb 1.4500, down 0.1500" in told
     assert "standard deviation of 0.0100" in told
+    assert "mean of 4 fresh seeds, ± 0.0050 standard error" in told
 
 
 def test_figures_stand_beside_the_page_and_old_ones_go(tmp_path: Path) -> None:
@@ -220,7 +233,13 @@ def test_figures_stand_beside_the_page_and_old_ones_go(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "learning.png").exists()
 
 
-def test_the_same_campaign_gives_the_same_figures(tmp_path: Path) -> None:
-    campaign, made = invented_campaign(30)
-    pages = [re.sub(r"written [^<]*", "", report(tmp_path / name, campaign, made)) for name in ("a", "b")]
-    assert pages[0] == pages[1]
+def test_the_same_campaign_gives_the_same_figures() -> None:
+    _, made = invented_campaign(30)
+
+    def drawn() -> bytes:
+        with styled():
+            buffer = io.BytesIO()
+            figures.best_so_far(made).savefig(buffer, format="svg", metadata={"Date": None})
+        return buffer.getvalue()
+
+    assert drawn() == drawn()

@@ -60,6 +60,7 @@ def research(
             session.display.begin(index, config.iterations)
             experiment = run_seed(session) if index == 0 else run_iteration(session, index)
             session.display.settled(experiment, session.memory.incumbent(session.campaign.id))
+            session.show(index)
     return print_summary(session.memory, session.campaign.id, session.folder)
 
 

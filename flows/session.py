@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arl_core.config import CampaignConfig, override
+from arl_core.edit import canonical_diff
 from arl_core.errors import ConfigError, PolicyError
 from arl_core.memory import STATES_KEPT, Memory, campaign_lock
 from arl_core.records import Campaign, Experiment, State, utc_now
@@ -28,6 +29,7 @@ from frozen_env import manifest
 from frozen_env.fetch import data_dir
 from frozen_env.problem.data import load
 from frozen_env.runtime.supervisor import Host
+from tasks.show import LEADERS, Picture, UiArtifacts
 
 if TYPE_CHECKING:
     from arl_core.policy.proposers import Proposer
@@ -58,6 +60,7 @@ class Session:
     policy_step: int = 0
     checkpoint: tuple[str, str] = ("", "")
     after_commit: Costs | None = None
+    artifacts: UiArtifacts | None = None
     _policy: Proposer | None = None
 
     @property
@@ -109,6 +112,18 @@ class Session:
             f"no checkpoint of campaign {self.campaign.id} can be read; start a new campaign (its experiments stay in the memory)"
         )
 
+    def show(self, index: int) -> None:
+        """Have Prefect's page show how the campaign stands; costs a look at the memory, the rest is in the background."""
+        leaders = tuple(self.memory.top(self.campaign.id, LEADERS))
+        best = self.memory.incumbent(self.campaign.id)
+        diff = ""
+        if best is not None and best.index:
+            first = (self.folder / "seed_train.py").read_text(encoding="utf-8")
+            diff = canonical_diff(first, best.source)
+            leaders = (best, *(one for one in leaders if one.index != best.index))
+        if self.artifacts is not None:
+            self.artifacts.show(Picture(self.campaign.id, index, self.config.iterations, leaders[:LEADERS], diff))
+
     def state(self) -> State:
         """The state to commit with the experiment in hand."""
         values = {"checkpoint": list(self.checkpoint), "policy_step": self.policy_step}
@@ -149,6 +164,8 @@ def open_session(config: CampaignConfig, resume: str | None) -> Iterator[Session
         if host.sandbox == "OFF":
             display.say(SANDBOX_OFF)
         session = Session(config, campaign, memory, host, display, folder)
+        session.artifacts = UiArtifacts()
+        stack.callback(session.artifacts.close)
         memory.set_status(campaign.id, "running")
         try:
             yield session

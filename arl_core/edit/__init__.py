@@ -12,7 +12,7 @@ from arl_core.edit.blocks import Block, apply_blocks, parse_blocks
 from arl_core.edit.constants import changed_constants, read_constants, write_constants
 from arl_core.edit.diffs import apply_exactly, canonical_diff
 from arl_core.edit.doors import AppliedEdit, apply_completion, apply_diff, apply_text
-from arl_core.edit.levers import levers
+from arl_core.edit.levers import levers, levers_seen_from
 from arl_core.edit.rules import DEFAULT_RULES, Rules, check_source
 from arl_core.edit.summary import summarise
 
@@ -30,6 +30,7 @@ __all__ = [
     "changed_constants",
     "check_source",
     "levers",
+    "levers_seen_from",
     "parse_blocks",
     "read_constants",
     "summarise",

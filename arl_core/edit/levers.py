@@ -15,6 +15,7 @@ from arl_core.records import parse_quietly
 
 MODULE_LEVEL = "(module)"
 _HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? ")
+_SIDES = re.compile(r"^@@ -(\S+) \+(\S+) @@")
 _CONSTANT = re.compile(r"^([A-Z][A-Z0-9_]*)\s*(?::[^=]*)?=(?!=)")
 
 
@@ -44,6 +45,19 @@ def levers(source: str, diff: str) -> tuple[str, ...]:
             found[_name(text, places.get(at - 1))] = None
         at += sign in (" ", "-")
     return tuple(found)
+
+
+def levers_seen_from(edited: str, diff: str) -> tuple[str, ...]:
+    """Return the levers of `diff` when only the edited source is at hand: those of the way back."""
+    swap = {"+": "-", "-": "+"}
+    lines = []
+    for line in diff.splitlines():
+        header = _SIDES.match(line)
+        if header:
+            lines.append(f"@@ -{header[2]} +{header[1]} @@")
+        else:
+            lines.append(swap.get(line[:1], line[:1]) + line[1:])
+    return levers(edited, "\n".join(lines))
 
 
 def _name(text: str, place: str | None) -> str:

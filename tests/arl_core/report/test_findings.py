@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from arl_core.edit import canonical_diff, levers
+from arl_core.edit import canonical_diff, levers, levers_seen_from
 from arl_core.records import Experiment
 from arl_core.report import findings
 from frozen_env.contract import Status
@@ -121,6 +121,8 @@ def test_levers_are_the_constants_and_functions_that_changed_lines_belong_to():
         source = SEED.replace(old, new)
         assert set(names) <= set(levers(SEED, canonical_diff(SEED, source))), (old, new)
         assert names or levers(SEED, canonical_diff(SEED, source)) == ()
+        edited = canonical_diff(SEED, source)
+        assert set(names) <= set(levers_seen_from(source, edited)), "the same from the edited side"
     assert levers("not ( python", canonical_diff("not ( python", "not")) == ("(module)",)
 
 

@@ -265,8 +265,7 @@ def _forecast_lines(verdict: Verdict | None) -> list[RenderableType]:
         drawn = gauge(verdict.low, verdict.forecast, verdict.high, verdict.incumbent)
         lines.append(Text(drawn, style="cyan"))
     incumbent = f"   ┃ incumbent {verdict.incumbent:.4f}" if verdict.incumbent is not None else ""
-    chance = f"   chance {verdict.p_improve:.0%}" if verdict.p_improve is not None else ""
-    return [*lines, Text(f"{_forecast_words(verdict)}{incumbent}{chance}")]
+    return [*lines, Text(f"{_forecast_words(verdict)}{incumbent}")]
 
 
 def _forecast_words(verdict: Verdict) -> str:

@@ -12,6 +12,7 @@ import sys
 import time
 
 from flows import surroundings
+from tasks.track import runs_page
 
 POLL_S = 0.5
 
@@ -39,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
         for command in ([*mlflow, "--port", str(options.mlflow_port)], prefect)
     ]
+    page = runs_page(f"http://127.0.0.1:{options.mlflow_port}", database.parent)
+    print(f"experiments, best first: {page}", flush=True)
     try:
         while all(server.poll() is None for server in servers):
             time.sleep(POLL_S)

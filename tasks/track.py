@@ -17,6 +17,7 @@ import os
 import re
 import tempfile
 import threading
+import urllib.parse
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -197,6 +198,18 @@ def _create_database(path: Path) -> None:
         pass
     finally:
         partial.unlink(missing_ok=True)
+
+
+def runs_page(address: str, folder: str | Path, metric: str = "val_bpb") -> str:
+    """Return the address of MLflow's list of all experiments, best first (for a metric to be lowered)."""
+    query = {
+        "searchFilter": "tags.kind = 'experiment'",
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": "true",
+        "startTime": "ALL",
+    }
+    words = urllib.parse.urlencode(query, quote_via=urllib.parse.quote)
+    return f"{address}/#/experiments/{open_tracking(folder).experiment_id}/runs?{words}"
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------

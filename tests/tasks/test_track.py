@@ -222,6 +222,13 @@ def test_a_store_that_fails_costs_a_warning_and_no_campaign(
 
 
 @pytest.mark.usefixtures("tracking")
+def test_the_list_of_experiments_is_best_first(tmp_path: Path) -> None:
+    page = module.runs_page("http://127.0.0.1:5000", tmp_path)
+    assert page.startswith("http://127.0.0.1:5000/#/experiments/")
+    assert "orderByKey=metrics.%60val_bpb%60&orderByAsc=true" in page
+
+
+@pytest.mark.usefixtures("tracking")
 def test_a_database_is_never_seen_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def migrate_and_die(tracking_uri: str) -> None:
         Path(tracking_uri.removeprefix("sqlite:///")).write_bytes(b"half")

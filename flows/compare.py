@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ from frozen_env.contract import ResearchError
 from frozen_env.fetch import data_dir
 from frozen_env.runtime.supervisor import Host
 
-MOST_EXPERIMENTS = 1_000_000  # the hours end an arm, not a count
+EXPERIMENTS_PER_BUDGET = 4  # most that fit into one training budget, when all but a few crash or are stopped early
 FRESH_SEEDS_FROM = 900_001  # campaigns use small seeds
 ENOUGH = 0.98  # of the hours: what is left would not hold one more experiment
 
@@ -51,6 +52,12 @@ class Plan:
     reruns: int
     out: Path
     settings: dict[str, Any]
+
+    @property
+    def most_experiments(self) -> int:
+        """A count that the hours do not reach. Not larger: confirmation shares its error out over what is still to come."""
+        budget_s = load_config(self.preset, self.settings).environment.budget_s
+        return max(8, math.ceil(EXPERIMENTS_PER_BUDGET * 3600 * self.hours / budget_s))
 
     def folder(self, arm: str, seed: int) -> Path:
         return self.out / f"{arm}-{seed}"
@@ -85,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
 def plan(options: argparse.Namespace) -> Plan:
     """Raises ConfigError for an unknown arm or setting, or a count that makes no comparison."""
     arms = tuple(dict.fromkeys(name.strip() for name in options.arms.split(",") if name.strip()))
-    unknown = [name for name in arms if name not in ARMS]
+    unknown = [repr(name) for name in arms if name not in ARMS]
     if unknown or not arms:
         raise ConfigError(f"unknown arm {', '.join(unknown) or options.arms!r}; there are: {', '.join(ARMS)}")
     if options.seeds < 1 or options.hours <= 0 or options.reruns < 0:
@@ -129,10 +136,10 @@ def run_arm(plan: Plan, arm: str, seed: int) -> None:
     campaigns = _campaigns(memory_path)
     print(f"{arm}, seed {seed}: {60 * left:.1f} minutes left", flush=True)
     if campaigns:
-        research(plan.preset, MOST_EXPERIMENTS, campaigns[-1], settings)
+        research(plan.preset, plan.most_experiments, campaigns[-1], settings)
         return
     fresh = {"tracking": False, **plan.settings, **ARMS[arm], "seed": seed, **settings}
-    research(plan.preset, MOST_EXPERIMENTS, None, fresh)
+    research(plan.preset, plan.most_experiments, None, fresh)
 
 
 def spent_hours(memory_path: Path) -> float:

@@ -117,6 +117,12 @@ class ConfirmSettings(Settings):
         return self
 
 
+class StopSettings(Settings):
+    """When a start of the campaign ends, besides `iterations`. null: no such limit."""
+
+    hours: float | None = Field(None, gt=0, description="wall-clock hours from the start; none is begun later")
+
+
 class CampaignConfig(Settings):
     """All of a campaign."""
 
@@ -139,6 +145,7 @@ class CampaignConfig(Settings):
     reward: RewardSettings = Field(default_factory=RewardSettings)  # type: ignore[arg-type]
     stopping: StoppingSettings = Field(default_factory=StoppingSettings)  # type: ignore[arg-type]
     confirm: ConfirmSettings = Field(default_factory=ConfirmSettings)  # type: ignore[arg-type]
+    stop: StopSettings = Field(default_factory=StopSettings)  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,10 +53,14 @@ def research(
     config = configure(preset, iterations, resume, settings or {})
     with open_session(config, resume) as session, _tracked(session):
         first = session.memory.next_index(session.campaign.id)
+        began_s = time.monotonic()
         for index in range(first, config.iterations + 1):
+            if config.stop.hours is not None and time.monotonic() - began_s > 3600 * config.stop.hours:
+                break
             session.display.begin(index, config.iterations)
             experiment = run_seed(session) if index == 0 else run_iteration(session, index)
             session.display.settled(experiment, session.memory.incumbent(session.campaign.id))
+            session.show(index)
     return print_summary(session.memory, session.campaign.id, session.folder)
 
 
@@ -130,7 +135,8 @@ def run_iteration(session: Session, index: int) -> Experiment:
     with costs.timed("reward"):
         rewarded = look.to_reward(bar, campaign.direction)
         terms = make_reward(rewarded, bar, campaign.direction, config.reward)
-    session.pending.append((rollout, terms["reward"]))
+    if config.policy.learns:
+        session.pending.append((rollout, terms["reward"]))
     metrics = _update(session, costs) if len(session.pending) >= config.policy.batch_edits else {}
     experiment = _experiment(
         session,
@@ -166,6 +172,8 @@ def _train(session: Session, source: str, index: int, costs: Costs) -> RunResult
     with costs.timed("verdict_snapshot"):
         snapshot = stopping_snapshot(session.memory, campaign, config)
     session.display.phase("starting the candidate")
+    with costs.timed("policy_to_cpu"):
+        session.make_room()
     with costs.timed("run"):
         result = train(
             session.host,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arl_core.config import CampaignConfig, override
+from arl_core.edit import canonical_diff
 from arl_core.errors import ConfigError, PolicyError
 from arl_core.memory import STATES_KEPT, Memory, campaign_lock
 from arl_core.records import Campaign, Experiment, State, utc_now
@@ -28,9 +29,10 @@ from frozen_env import manifest
 from frozen_env.fetch import data_dir
 from frozen_env.problem.data import load
 from frozen_env.runtime.supervisor import Host
+from tasks.show import LEADERS, Picture, UiArtifacts
 
 if TYPE_CHECKING:
-    from arl_core.policy.policy import Policy
+    from arl_core.policy.proposers import Proposer
     from arl_core.policy.rollout import Rollout
     from flows.costs import Costs
 
@@ -58,7 +60,8 @@ class Session:
     policy_step: int = 0
     checkpoint: tuple[str, str] = ("", "")
     after_commit: Costs | None = None
-    _policy: Policy | None = None
+    artifacts: UiArtifacts | None = None
+    _policy: Proposer | None = None
 
     @property
     def policy_folder(self) -> Path:
@@ -72,15 +75,20 @@ class Session:
     def place(self, index: int) -> Path:
         return self.folder / f"experiment_{index:05d}"
 
-    def policy(self) -> Policy:
+    def policy(self) -> Proposer:
         """The policy, loaded at first use: experiment 0 needs none."""
         if self._policy is None:
-            from arl_core.policy.policy import Policy
+            from arl_core.policy.proposers import load_proposer
 
             self.display.phase("loading the policy")
-            self._policy = Policy.load(self.config.policy, data_dir(), self.display.say)
+            self._policy = load_proposer(self.config.policy, data_dir(), self.display.say)
             self._restore()
         return self._policy
+
+    def make_room(self) -> None:
+        """Leave the GPU to the candidate, if the settings say so; the policy comes back when it is asked next."""
+        if self.config.policy.offload and self._policy is not None:
+            self._policy.to_cpu()
 
     def _restore(self) -> None:
         """Bring policy and pending rollouts to the last committed state; a torn checkpoint falls back to the one before."""
@@ -103,6 +111,18 @@ class Session:
         raise PolicyError(
             f"no checkpoint of campaign {self.campaign.id} can be read; start a new campaign (its experiments stay in the memory)"
         )
+
+    def show(self, index: int) -> None:
+        """Have Prefect's page show how the campaign stands; costs a look at the memory, the rest is in the background."""
+        leaders = tuple(self.memory.top(self.campaign.id, LEADERS))
+        best = self.memory.incumbent(self.campaign.id)
+        diff = ""
+        if best is not None and best.index:
+            first = (self.folder / "seed_train.py").read_text(encoding="utf-8")
+            diff = canonical_diff(first, best.source)
+            leaders = (best, *(one for one in leaders if one.index != best.index))
+        if self.artifacts is not None:
+            self.artifacts.show(Picture(self.campaign.id, index, self.config.iterations, leaders[:LEADERS], diff))
 
     def state(self) -> State:
         """The state to commit with the experiment in hand."""
@@ -144,6 +164,8 @@ def open_session(config: CampaignConfig, resume: str | None) -> Iterator[Session
         if host.sandbox == "OFF":
             display.say(SANDBOX_OFF)
         session = Session(config, campaign, memory, host, display, folder)
+        session.artifacts = UiArtifacts()
+        stack.callback(session.artifacts.close)
         memory.set_status(campaign.id, "running")
         try:
             yield session

@@ -200,6 +200,11 @@ def one_line(text: str, limit: int = 120) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def visible(text: str) -> str:
+    """Make terminal escapes and other control, format and unassigned characters visible; lines and tabs stay."""
+    return "".join(char if char in "\n\t" else _visible(char) for char in text)
+
+
 def _visible(char: str) -> str:
     if not unicodedata.category(char).startswith("C"):
         return char

@@ -24,9 +24,9 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve each other when cores are shared
 
+from arl_core.config import load_config
 from arl_core.edit import apply_completion, parse_blocks, summarise
 from arl_core.errors import EditRejected
-from arl_core.policy.settings import PolicySettings
 from arl_core.prompt import PastExperiment, PromptInput, build_prompt
 from arl_core.records import source_hash
 from flows.warm_start import ROOT, first_steps, first_steps_host, start_state, trained
@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--adapter", default="auto", help="policy.adapter: auto, none or a folder")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--temperature", type=float, help="policy.temperature (default: the preset's)")
     parser.add_argument("--no-run", action="store_true", help="do not run the edits (ran is then null)")
     parser.add_argument("--out", type=Path, help="write every completion and its fate there, as JSON lines")
     parser.add_argument("--json", action="store_true", help="print only the result as one JSON object, last")
@@ -58,7 +59,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from arl_core.policy.policy import Policy
 
     spec, source = start_state("embedded")
-    policy = Policy.load(PolicySettings(adapter=options.adapter, threads=options.threads), data_dir())
+    changes = {"policy.adapter": options.adapter, "policy.threads": options.threads}
+    if options.temperature is not None:
+        changes["policy.temperature"] = options.temperature
+    policy = Policy.load(load_config("embedded", changes).policy, data_dir())
     agenda = (ROOT / "target" / "AGENDA.md").read_text(encoding="utf-8")
     told: list[PastExperiment] = []
     fates: list[dict[str, Any]] = []

@@ -246,13 +246,14 @@ def replay(
     alpha: float,
     history: tuple[PastRun, ...],
     alphas: Sequence[float],
+    names: Sequence[str] = RULES,
 ) -> dict[str, Any]:
-    """Measure every rule, the frontier over alpha and the oracle on one set of runs."""
+    """Measure every named rule, the frontier over alpha and the oracle on one set of runs."""
     drawn = draw(runs, order, episodes, seed)
-    rules = {rule: measure(runs, drawn, maker(rule, alpha, history)) for rule in RULES}
+    rules = {rule: measure(runs, drawn, maker(rule, alpha, history)) for rule in names}
     frontier = []
     for a in alphas:
-        got = rules["ours"] if a == alpha else measure(runs, drawn, maker("ours", a, history))
+        got = rules["ours"] if a == alpha and "ours" in rules else measure(runs, drawn, maker("ours", a, history))
         frontier.append([a, got["throughput"], got["best_lost"], got["regret"]])
     return {"rules": rules, "frontier": frontier, "oracle": oracle(runs, drawn)}
 
@@ -291,8 +292,10 @@ def cross_validate(args: argparse.Namespace, runs: Sequence[Run], alphas: Sequen
         halves = split_by_group(runs, args.seed + k)
         for curves, other in (halves, halves[::-1]):
             history = earlier(other, curves) if args.cross_history else ()
-            results.append(replay(curves, args.order, args.episodes, args.seed + k, args.alpha, history, alphas))
-    return {**mean(results), "halves": [{rule: r["rules"][rule] for rule in RULES} for r in results]}
+            results.append(
+                replay(curves, args.order, args.episodes, args.seed + k, args.alpha, history, alphas, args.rules)
+            )
+    return {**mean(results), "halves": [r["rules"] for r in results]}
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -305,6 +308,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument(
         "--alpha", type=float, default=DEFAULT_ALPHA, help="of `ours`: how often a run that ties may be stopped"
     )
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES, help="measure these only")
     parser.add_argument("--alphas", default=",".join(map(str, ALPHAS)), help="the frontier")
     parser.add_argument("--split", type=int, default=0, help="cross-validate on so many random halvings by group")
     parser.add_argument("--cross-history", action="store_true", help="with --split: the other half is the history")
@@ -316,7 +320,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         result = cross_validate(args, runs, alphas)
     else:
         history = earlier(load(args.history), runs) if args.history else ()
-        result = replay(runs, args.order, args.episodes, args.seed, args.alpha, history, alphas)
+        result = replay(runs, args.order, args.episodes, args.seed, args.alpha, history, alphas, args.rules)
         result["history_runs"] = len(history)
     if not args.json:
         for rule, got in result["rules"].items():

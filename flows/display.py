@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -18,11 +17,12 @@ from rich.text import Text
 
 from arl_core.config import CampaignConfig
 from arl_core.records import Experiment, confirmed_words, one_line
+from flows.gauge import WIDTH, clock, gauge, sparkline
 from frozen_env.contract import Status, Verdict
 
 SHOWN_ROWS = 12
-SPARK = "▁▂▃▄▅▆▇█"
-SPARK_WIDTH = 48
+FAR_OFF = 100_000  # experiments: a campaign without an end has no time left to tell
+POLICY_SHOWN = ("reward_mean", "entropy", "approx_kl", "kl_ref", "policy_loss", "value_loss", "explained_variance")
 COLOURS = {
     Status.KEPT: "green",
     Status.DISCARDED: "white",
@@ -118,6 +118,7 @@ class LiveDisplay:
         self._campaign_id = campaign_id
         self._config = config
         self._live = Live(self, console=console, refresh_per_second=4)
+        self._began_s = time.monotonic()
         self._index = self._total = 0
         self._phase = "starting"
         self._phase_since_s = time.monotonic()
@@ -168,26 +169,30 @@ class LiveDisplay:
         best = best_figure(self._best) if self._best else "none yet"
         counts = "  ".join(f"{status.value} {count}" for status, count in self._counts.items())
         head = Text(f"best {best}   {counts}")
-        filled = round(self._fraction * SPARK_WIDTH)
-        bar = Text("━" * filled + "╌" * (SPARK_WIDTH - filled))
+        filled = round(self._fraction * WIDTH)
+        bar = Text("━" * filled + "╌" * (WIDTH - filled))
         since_s = time.monotonic() - self._phase_since_s
         left_s = (1.0 - self._fraction) * self._config.environment.budget_s
         timing = f"{left_s:.0f} s left" if self._phase == "training" else f"{since_s:.0f} s"
         parts: list[RenderableType] = [head, Text(f"{self._phase}: {self._summary or '...'}  ({timing})")]
         if self._losses:
-            parts += [
-                bar,
-                Text(f"{sparkline(self._losses)}  loss {self._losses[-1]:.4f}{_forecast_words(self._verdict)}"),
-            ]
+            parts += [bar, Text(f"{sparkline(self._losses)}  loss {self._losses[-1]:.4f}")]
+            parts += _forecast_lines(self._verdict)
         if self._policy:
-            shown = "  ".join(
-                f"{k} {self._policy[k]:.3g}" for k in ("reward_mean", "entropy", "approx_kl") if k in self._policy
-            )
+            known = [key for key in POLICY_SHOWN if key in self._policy]
+            shown = "  ".join(f"{key} {self._policy[key]:.3g}" for key in known)
             parts.append(Text(f"policy  {shown}", style="dim"))
         if self._rows:
             parts.append(experiments_table(self._rows))
-        title = f"{escape(self._campaign_id)}   experiment {self._index} of {self._total}"
+        title = f"{escape(self._campaign_id)}   experiment {self._index} of {self._total}{self._time_left()}"
         return Panel(Group(*parts), title=title)
+
+    def _time_left(self) -> str:
+        """The rest at the mean pace of this start so far; nothing before the first experiment has settled."""
+        done, left = sum(self._counts.values()), self._total - self._index + 1
+        if not done or left > FAR_OFF:
+            return ""
+        return f"   about {clock((time.monotonic() - self._began_s) / done * left)} left"
 
     def __enter__(self) -> Self:
         self._live.__enter__()
@@ -251,21 +256,21 @@ def experiments_table(experiments: list[Experiment]) -> Table:
     return table
 
 
-def sparkline(losses: list[float], width: int = SPARK_WIDTH) -> str:
-    """Draw a loss curve in one line of block characters, averaged into at most `width` cells."""
-    width = min(width, len(losses))
-    edges = [len(losses) * i // width for i in range(width + 1)]
-    cells = [sum(losses[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
-    low, high = min(cells), max(cells)
-    span = (high - low) or 1.0
-    return "".join(SPARK[round((cell - low) / span * (len(SPARK) - 1))] for cell in cells)
-
-
-def _forecast_words(verdict: Verdict | None) -> str:
+def _forecast_lines(verdict: Verdict | None) -> list[RenderableType]:
+    """The forecast's interval as a line against the incumbent (┃), and in numbers."""
     if verdict is None or verdict.forecast is None:
-        return ""
+        return []
+    lines: list[RenderableType] = []
+    if verdict.low is not None and verdict.high is not None:
+        drawn = gauge(verdict.low, verdict.forecast, verdict.high, verdict.incumbent)
+        lines.append(Text(drawn, style="cyan"))
+    incumbent = f"   ┃ incumbent {verdict.incumbent:.4f}" if verdict.incumbent is not None else ""
+    return [*lines, Text(f"{_forecast_words(verdict)}{incumbent}")]
+
+
+def _forecast_words(verdict: Verdict) -> str:
     band = f" [{verdict.low:.4f}, {verdict.high:.4f}]" if verdict.low is not None and verdict.high is not None else ""
-    return f"  forecast {verdict.forecast:.4f}{band}"
+    return f"forecast {verdict.forecast:.4f}{band}"
 
 
 def error_line(error: BaseException) -> None:

@@ -152,7 +152,8 @@ def conclude(session: Session, proposal: Proposal, result: RunResult | None, jud
     with costs.timed("reward"):
         rewarded = look.to_reward(judged.bar, campaign.direction)
         terms = make_reward(rewarded, reference(incumbent), campaign.direction, config.reward)
-    session.pending.append((rollout, terms["reward"]))
+    if config.policy.learns:
+        session.pending.append((rollout, terms["reward"]))
     metrics = _update(session, costs) if len(session.pending) >= config.policy.batch_edits else {}
     extra: dict[str, Any] = {"update": metrics} if metrics else {}
     if proposal.policy_step != session.policy_step - bool(metrics):
@@ -196,6 +197,8 @@ def _present(session: Session) -> Experiment:
 def _run(session: Session, source: str, index: int, costs: Costs) -> RunResult:
     job = order(session, source, index, costs)
     session.display.phase("starting the candidate")
+    with costs.timed("policy_to_cpu"):
+        session.make_room()
     with costs.timed("run"):
         return session.slots.run(job, session.display.event)
 

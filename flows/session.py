@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from arl_core.campaign_lock import campaign_lock
 from arl_core.config import CampaignConfig
+from arl_core.edit import canonical_diff
 from arl_core.errors import ConfigError, PolicyError
 from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment, State, utc_now
@@ -33,10 +34,11 @@ from flows.start import Start, flow_run_id
 from frozen_env import manifest
 from frozen_env.fetch import data_dir
 from frozen_env.problem.data import load
+from tasks.show import LEADERS, Picture, UiArtifacts
 from tasks.update import CHECKPOINTS_KEPT
 
 if TYPE_CHECKING:
-    from arl_core.policy.policy import Policy
+    from arl_core.policy.proposers import Proposer
     from arl_core.policy.rollout import Rollout
     from flows.costs import Costs
 
@@ -74,7 +76,8 @@ class Session:
     pending: list[tuple[Rollout, float]] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)  # oldest first, as many as are kept
     after_commit: Costs | None = None
-    _policy: Policy | None = None
+    artifacts: UiArtifacts | None = None
+    _policy: Proposer | None = None
 
     @property
     def policy_step(self) -> int:
@@ -96,15 +99,20 @@ class Session:
     def place(self, index: int) -> Path:
         return self.folder / f"experiment_{index:05d}"
 
-    def policy(self) -> Policy:
+    def policy(self) -> Proposer:
         """The policy, loaded at first use: experiment 0 needs none."""
         if self._policy is None:
-            from arl_core.policy.policy import Policy
+            from arl_core.policy.proposers import load_proposer
 
             self.display.phase("loading the policy")
-            self._policy = Policy.load(self.config.policy, data_dir(), self.display.say)
+            self._policy = load_proposer(self.config.policy, data_dir(), self.display.say)
             self._restore()
         return self._policy
+
+    def make_room(self) -> None:
+        """Leave the GPU to the candidate, if the settings say so; the policy comes back when it is asked next."""
+        if self.config.policy.offload and self._policy is not None:
+            self._policy.to_cpu()
 
     def _restore(self) -> None:
         """Bring policy and pending rollouts to the last committed state; a torn checkpoint falls back to the one before."""
@@ -129,6 +137,19 @@ class Session:
             )
         if state.values.get("policy_step", 0):
             self.display.say("warning: the policy starts again from its warm start, as no checkpoint of it can be read")
+
+    def show(self, index: int) -> None:
+        """Have Prefect's page show how the campaign stands; costs a look at the memory, the rest is in the background."""
+        if self.artifacts is None:
+            return
+        leaders = tuple(self.memory.top(self.campaign.id, LEADERS))
+        best = self.memory.incumbent(self.campaign.id)
+        diff = ""
+        if best is not None and best.index:
+            first = (self.folder / "seed_train.py").read_text(encoding="utf-8")
+            diff = canonical_diff(first, best.source)
+            leaders = (best, *(one for one in leaders if one.index != best.index))
+        self.artifacts.show(Picture(self.campaign.id, index, self.last_index, leaders[:LEADERS], diff))
 
     def state(self) -> State:
         """The state to commit with the experiment in hand."""
@@ -186,6 +207,8 @@ def open_session(start: Start) -> Iterator[Session]:
         first = next_index if start.first is None else start.first
         begun = {"flow_run": flow_run_id(), "first": first}
         session = Session(config, campaign, memory, slots, display, folder, start.last_index(next_index), begun)
+        session.artifacts = UiArtifacts()
+        stack.callback(session.artifacts.close)
         memory.set_status(campaign.id, "running")
         try:
             yield session

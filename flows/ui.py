@@ -12,6 +12,7 @@ import sys
 import time
 
 from flows import surroundings
+from tasks.track import runs_page
 
 POLL_S = 0.5
 
@@ -33,12 +34,16 @@ def main(arguments: list[str] | None = None) -> int:
     print(
         f"MLflow:  http://127.0.0.1:{options.mlflow_port}\nPrefect: http://127.0.0.1:{options.prefect_port}\nend with Ctrl-C"
     )
+    # Without it the page asks port 4200, wherever it was served from itself.
+    api = {"PREFECT_UI_API_URL": f"http://127.0.0.1:{options.prefect_port}/api"}
     servers = [
         subprocess.Popen(
-            [sys.executable, "-m", *command], env=os.environ | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+            [sys.executable, "-m", *command], env=os.environ | api | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
         )
         for command in ([*mlflow, "--port", str(options.mlflow_port)], prefect)
     ]
+    page = runs_page(f"http://127.0.0.1:{options.mlflow_port}", database.parent)
+    print(f"experiments, best first: {page}", flush=True)
     try:
         while all(server.poll() is None for server in servers):
             time.sleep(POLL_S)

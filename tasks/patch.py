@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prefect import task
 
 from arl_core.config import EditSettings
-from arl_core.edit import Rules, apply_completion, summarise
+from arl_core.edit import Rules, apply_completion, apply_text, summarise
 from arl_core.errors import EditRejected
 from arl_core.memory import Memory
 from arl_core.records import source_hash
@@ -39,8 +39,13 @@ class Patch:
 def patch(source: str, rollout: Rollout, settings: EditSettings, memory: Memory, campaign_id: str) -> Patch:
     """Apply a rollout's edit to the incumbent's source. Novelty is judged here, before money is spent."""
     rules = Rules(settings.allowed_imports, settings.max_source_kb, settings.max_changed_lines)
+    if rollout.runs_again:
+        return Patch(source, summary="the same program again")
     try:
-        edit = apply_completion(source, _whole_blocks(rollout), rules)
+        if rollout.blocks:
+            edit = apply_completion(source, _whole_blocks(rollout), rules)
+        else:
+            edit = apply_text(source, rollout.completion, rules)
     except EditRejected as error:
         return Patch(reason=str(error), code=error.code)
     summary = summarise(source, edit.source)
@@ -54,6 +59,4 @@ def patch(source: str, rollout: Rollout, settings: EditSettings, memory: Memory,
 
 def _whole_blocks(rollout: Rollout) -> str:
     """The blocks that were written to their end: a last one that ran out of tokens does not spoil those before it."""
-    if not rollout.blocks:
-        return rollout.completion
     return "".join(f"<<<<<<< SEARCH\n{b.search}=======\n{b.replace}>>>>>>> REPLACE\n" for b in rollout.blocks)

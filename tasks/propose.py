@@ -10,12 +10,12 @@ from prefect import task
 from tasks import ONCE
 
 if TYPE_CHECKING:
-    from arl_core.policy.policy import Policy
+    from arl_core.policy.proposers import Proposer
     from arl_core.policy.rollout import Rollout
 
 
 @task(name="propose", **ONCE)
-def propose(policy: Policy, prompt: str, source: str, seed: int) -> Rollout:
+def propose(policy: Proposer, prompt: str, source: str, seed: int) -> Rollout:
     """Return one rollout: an edit with all that PPO needs of it. The seed fixes the sample."""
     return policy.propose(prompt, source, seed)
 

@@ -17,6 +17,7 @@ import os
 import re
 import tempfile
 import threading
+import urllib.parse
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import task
 
-from arl_core.edit import read_constants
+from arl_core.edit import levers_seen_from, read_constants
 from arl_core.records import Campaign, Experiment, finite_json, one_line
 from frozen_env.contract import Report, Status, is_better
 from tasks import ONCE
@@ -115,7 +116,8 @@ def sync_experiment(
     if run.info.status != "RUNNING":
         return run_id
     metrics, tags = _metrics(experiment), _tags(experiment)
-    first = _entities(metrics[:BATCH], read_constants(experiment.source), tags)
+    touched = {"levers": tags["levers"]} if tags["levers"] else {}
+    first = _entities(metrics[:BATCH], touched | read_constants(experiment.source), tags)
     client.log_batch(run_id, **first)
     for start in range(BATCH, len(metrics), BATCH):
         client.log_batch(run_id, metrics=_entities(metrics[start : start + BATCH], {}, {})["metrics"])
@@ -219,6 +221,18 @@ def _create_database(path: Path) -> None:
         pass
     finally:
         partial.unlink(missing_ok=True)
+
+
+def runs_page(address: str, folder: str | Path, metric: str = "val_bpb") -> str:
+    """Return the address of MLflow's list of all experiments, best first (for a metric to be lowered)."""
+    query = {
+        "searchFilter": "tags.kind = 'experiment'",
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": "true",
+        "startTime": "ALL",
+    }
+    words = urllib.parse.urlencode(query, quote_via=urllib.parse.quote)
+    return f"{address}/#/experiments/{open_tracking(folder).experiment_id}/runs?{words}"
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -342,6 +356,7 @@ def _tags(experiment: Experiment) -> dict[str, str]:
         "reason": one_line(experiment.reason, 300),
         "summary": one_line(experiment.summary, 300),
         "parent_experiment": parent,
+        "levers": one_line(", ".join(levers_seen_from(experiment.source, experiment.diff)), 300),
         "source_hash": experiment.source_hash,
         "sandbox": experiment.sandbox,
         "confirmed": _confirmed(experiment),

@@ -11,7 +11,8 @@ from __future__ import annotations
 from arl_core.edit.blocks import Block, apply_blocks, parse_blocks
 from arl_core.edit.constants import changed_constants, read_constants, write_constants
 from arl_core.edit.diffs import apply_exactly, canonical_diff
-from arl_core.edit.doors import AppliedEdit, apply_completion, apply_diff
+from arl_core.edit.doors import AppliedEdit, apply_completion, apply_diff, apply_text
+from arl_core.edit.levers import levers, levers_seen_from
 from arl_core.edit.rules import DEFAULT_RULES, Rules, check_source
 from arl_core.edit.summary import summarise
 
@@ -24,9 +25,12 @@ __all__ = [
     "apply_completion",
     "apply_diff",
     "apply_exactly",
+    "apply_text",
     "canonical_diff",
     "changed_constants",
     "check_source",
+    "levers",
+    "levers_seen_from",
     "parse_blocks",
     "read_constants",
     "summarise",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from arl_core.edit.blocks import parse_blocks, place_blocks
+from arl_core.edit.blocks import OPEN, parse_blocks, place_blocks
 from arl_core.edit.diffs import apply_exactly, canonical_diff
 from arl_core.edit.rules import DEFAULT_RULES, Rules, check_source, check_text
 from arl_core.edit.tolerant import place_hunks, read_diff
@@ -26,6 +26,12 @@ def apply_completion(source: str, completion: str, rules: Rules = DEFAULT_RULES)
     completion, repairs = _plain(completion, rules, "the completion")
     new, more = place_blocks(source, parse_blocks(completion))
     return _settle(source, new, (*repairs, *more), rules)
+
+
+def apply_text(source: str, text: str, rules: Rules = DEFAULT_RULES) -> AppliedEdit:
+    """Apply what another model wrote: SEARCH/REPLACE blocks if it holds any, else a unified diff, read tolerantly."""
+    has_blocks = any(line.rstrip() == OPEN for line in text.splitlines())
+    return apply_completion(source, text, rules) if has_blocks else apply_diff(source, text, rules)
 
 
 def apply_diff(source: str, diff: str, rules: Rules = DEFAULT_RULES) -> AppliedEdit:

@@ -91,7 +91,8 @@ class Network:
 
     def to(self, device: torch.device) -> None:
         self.device = device
-        self.peft.to(device)
+        if self.settings.quantise == "none":  # a quantised base was loaded where it stays
+            self.peft.to(device)
         self.head.to(device)
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:

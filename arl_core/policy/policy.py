@@ -108,6 +108,7 @@ class Policy:
         torch.set_num_threads(self.settings.threads)
         many = self.settings.choices
         owners = [i for i in range(len(seeds)) for _ in range(many)]
+        self.to_device()
         ids = [self.encode(prompt) for prompt in prompts]
         rollouts = sample(
             self.network,
@@ -145,6 +146,7 @@ class Policy:
         if not np.isfinite(rewards).all():
             raise ValueError(f"rewards must be finite, got {list(rewards)}")
         torch.set_num_threads(self.settings.threads)
+        self.to_device()
         started = time.monotonic()
         if self.settings.choices > 1:
             self.critic.learn(list(self.network.features([one.completion_ids for one in rollouts])), rewards)
@@ -191,7 +193,7 @@ class Policy:
         checkpoint.restore_random(tensors, state["python_random"])
 
     def to_cpu(self) -> None:
-        """Leave the GPU to the candidate; sampling or learning there would be slow, so call to_device first."""
+        """Leave the GPU to the candidate. Proposing and updating come back by themselves."""
         self._move(torch.device("cpu"))
 
     def to_device(self) -> None:

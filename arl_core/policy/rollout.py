@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,33 @@ class Rollout:
     temperature: float
     seconds: float = 0.0
     notes: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def foreign(
+        cls, prompt: str, completion: str, seed: int, blocks: tuple[EditBlock, ...] = (), **known: Any
+    ) -> Rollout:
+        """Return the edit of a proposer that does not learn: text without tokens, nothing for PPO to see."""
+        none_i, none_f = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+        return cls(
+            prompt=prompt,
+            prompt_ids=none_i,
+            completion=completion,
+            completion_ids=none_i,
+            blocks=blocks,
+            free_T=np.zeros(0, dtype=np.bool_),
+            logprobs_T=none_f,
+            values_T=none_f,
+            masks_FB=np.zeros((0, 0), dtype=np.uint8),
+            ended=True,
+            seed=seed,
+            temperature=1.0,
+            **known,
+        )
+
+    @property
+    def runs_again(self) -> bool:
+        """Whether no edit is proposed: the incumbent is to run once more, as a control of luck."""
+        return bool(self.notes.get("again"))
 
     @property
     def entropy_proxy(self) -> float:

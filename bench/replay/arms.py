@@ -5,6 +5,7 @@ An arm sees noisy values of its own trials only, None where one failed.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator
 from typing import Any
 
@@ -46,7 +47,12 @@ def cmaes_search(space: Space, seed: int) -> Search:
     import optuna
 
     first = {one.name: _encode(one, BASELINE[one.name]) for one in space.constants}
-    return _optuna_search(space, optuna.samplers.CmaEsSampler(x0=first, seed=seed), ordered=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # x0 will move to another package; nothing replaces it in this one
+        sampler = optuna.samplers.CmaEsSampler(x0=first, seed=seed)
+    return _optuna_search(space, sampler, ordered=True)
 
 
 def _optuna_search(space: Space, sampler: Any, ordered: bool = False) -> Search:

@@ -11,7 +11,8 @@ from arl_core.config import load_config
 from arl_core.records import Experiment
 from bench.overhead import overhead
 from flows.costs import Costs
-from flows.display import LiveDisplay, PlainDisplay, experiments_table, figure, sparkline
+from flows.display import LiveDisplay, PlainDisplay, experiments_table, figure
+from flows.gauge import clock, gauge, sparkline
 from flows.session import pack_rollouts, unpack_rollouts
 from frozen_env.contract import Status, Verdict
 
@@ -73,6 +74,22 @@ def test_a_sparkline_falls_with_the_loss():
     assert sparkline([1.0]) == "▁"
 
 
+def test_a_gauge_shows_the_interval_and_where_the_incumbent_stands():
+    assert gauge(1.0, 1.5, 2.0, None, width=11) == "▒▒▒▒▒●▒▒▒▒▒"
+    assert gauge(1.5, 1.75, 2.0, 1.0, width=11) == "┃────▒▒▒●▒▒"[:11]
+    assert gauge(1.0, 1.0, 1.0, 1.0, width=3) == "┃──"
+    assert gauge(float("nan"), 1.0, 2.0, None) == ""
+
+
+def test_the_curve_of_a_run_that_blew_up_is_still_drawn():
+    assert sparkline([3.0, float("nan"), float("inf"), 1.0]) == "█▁"
+    assert sparkline([float("nan")]) == ""
+
+
+def test_times_are_said_as_a_person_says_them():
+    assert [clock(s) for s in (-1, 42, 1000, 9000)] == ["0 s", "42 s", "17 min", "2.5 h"]
+
+
 def test_text_of_a_candidate_is_never_markup():
     console = Console(file=io.StringIO(), width=120)
     console.print(experiments_table([experiment(summary="[red]danger[/red] \x1b[2J")]))
@@ -109,7 +126,7 @@ def test_the_live_panel_shows_the_run():
     display.event({"event": "started", "startup_s": 0.2})
     for step in range(20):
         display.event({"event": "report", "report": [step, step / 10, step / 200, 7 - step / 10, None]})
-    display.event({"event": "verdict", "verdict": Verdict(False, "", forecast=2.1, low=2.0, high=2.2)})
+    display.event({"event": "verdict", "verdict": Verdict(False, "", forecast=2.1, low=2.0, high=2.2, incumbent=1.5)})
     display.settled(experiment(value=1.5), experiment(value=1.5))
     console.print(display)
     shown = console.file.getvalue()
@@ -119,5 +136,7 @@ def test_the_live_panel_shows_the_run():
         "WIDTH: 64 → 96",
         "forecast 2.1000 [2.0000, 2.2000]",
         "best 1.5000, one run (#1)",
+        "┃ incumbent 1.5000",
+        "left",
     ):
         assert words in shown

@@ -80,7 +80,7 @@ def test_an_experiment_is_a_readable_run_nested_in_its_campaign(tracking: Tracki
     assert nested.info.run_name == "0001 MUON_LR: 2e-3 → 2.8e-3"
     assert nested.info.status == "FINISHED"
     assert nested.info.end_time - nested.info.start_time == 30_000
-    assert nested.data.params == {"MUON_LR": "0.0028", "DEPTH": "4"}
+    assert nested.data.params == {"levers": "MUON_LR", "MUON_LR": "0.0028", "DEPTH": "4"}
     expected = {"val_bpb": 1.4, "val_bpb_incumbent": 1.5, "reward": 0.5, "reward/gain": 0.5, "seconds/training": 20.0}
     assert expected.items() <= nested.data.metrics.items()
     tags = {"status": "kept", "parent_experiment": "0", "sandbox": "sandlock", "confirmed": "no", "source_hash": "abc"}
@@ -219,6 +219,13 @@ def test_a_store_that_fails_costs_a_warning_and_no_campaign(
     module.track.fn(campaign, experiment(campaign), tmp_path / "campaigns" / "c")
     module.track_campaign.fn(campaign, [], tmp_path / "campaigns" / "c")
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+
+
+@pytest.mark.usefixtures("tracking")
+def test_the_list_of_experiments_is_best_first(tmp_path: Path) -> None:
+    page = module.runs_page("http://127.0.0.1:5000", tmp_path)
+    assert page.startswith("http://127.0.0.1:5000/#/experiments/")
+    assert "orderByKey=metrics.%60val_bpb%60&orderByAsc=true" in page
 
 
 @pytest.mark.usefixtures("tracking")

@@ -1,0 +1,139 @@
+"""A frozen model behind an OpenAI-compatible address as the proposer: no reinforcement learning, for comparison.
+
+Speaks POST {policy.endpoint_url}/chat/completions, as vLLM, llama.cpp, Ollama and the hosted services do. The key comes
+from the environment variable that policy.endpoint_key_env names; it is sent to that address only (no redirects), never
+written or shown, and candidates start with an environment that does not hold it. Answers are untrusted text and take the
+outsider's door (arl_core.edit.apply_text).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable
+
+import httpx
+
+from arl_core.errors import PolicyError
+from arl_core.policy.proposers import Frozen
+from arl_core.policy.rollout import Rollout
+from arl_core.policy.settings import PolicySettings
+from arl_core.records import one_line
+
+SYSTEM = """You improve one Python file, target/train.py: it trains a language model for a fixed time, and held-out text scores it.
+Answer with exactly one small edit as SEARCH/REPLACE blocks and nothing else:
+
+<<<<<<< SEARCH
+lines as they stand in the file, with their indentation, enough of them to be unique
+=======
+the lines that replace them
+>>>>>>> REPLACE
+
+A unified diff with a/target/train.py and b/target/train.py headers is accepted too. Change only this file; import nothing new
+but torch and the standard library's math; keep build_model()."""
+
+BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+ANSWER_BYTES = 2**20
+
+
+class Endpoint(Frozen):
+    """One address and one model. `sleep` is there for tests."""
+
+    def __init__(
+        self,
+        settings: PolicySettings,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.settings, self._sleep = settings, sleep
+        key = os.environ.get(settings.endpoint_key_env, "")
+        self._secret = key
+        self._client = httpx.Client(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=settings.endpoint_timeout_s,
+            follow_redirects=False,  # a key goes to the address that the user named
+            transport=transport,
+        )
+
+    def propose(self, prompt: str, source: str, seed: int) -> Rollout:
+        """Ask for one edit. The seed is sent along; whether it fixes the answer is the endpoint's business.
+
+        Raises PolicyError that names the remedy when the endpoint refuses, or stays busy, broken or silent to the end.
+        """
+        began_s = time.monotonic()
+        body = {
+            "model": self.settings.model,
+            "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}],
+            "temperature": self.settings.temperature,
+            "max_tokens": self.settings.max_new_tokens,
+            "seed": seed,
+        }
+        text = self._ask(body)
+        return Rollout.foreign(prompt, text, seed, seconds=time.monotonic() - began_s)
+
+    def _ask(self, body: dict[str, object]) -> str:
+        address = self.settings.endpoint_url.rstrip("/") + "/chat/completions"
+        pause_s, why = FIRST_PAUSE_S, ""
+        for attempt in range(self.settings.endpoint_retries + 1):
+            if attempt:
+                self._sleep(min(pause_s, LONGEST_PAUSE_S))
+                pause_s *= 2
+            try:
+                status, wanted_s, answer = self._post(address, body)
+            except httpx.HTTPError as error:
+                why = f"{type(error).__name__}: {error}"
+                continue
+            if status == 200:
+                return self._content(answer)
+            why = f"status {status}: {answer}"
+            if status not in BUSY:
+                raise PolicyError(
+                    f"the endpoint {address} refused: {self._safe(why)}; {_remedy(status, self.settings)}"
+                )
+            pause_s = max(pause_s, wanted_s)
+        raise PolicyError(
+            f"the endpoint {address} did not answer in {self.settings.endpoint_retries + 1} attempts ({self._safe(why)}); "
+            "check that it runs, or raise policy.endpoint_timeout_s or policy.endpoint_retries, and resume"
+        )
+
+    def _post(self, address: str, body: dict[str, object]) -> tuple[int, float, str]:
+        """(status, seconds that the endpoint asks to wait, answer's text up to ANSWER_BYTES)."""
+        with self._client.stream("POST", address, json=body) as response:
+            data = b""
+            for chunk in response.iter_bytes():
+                data += chunk
+                if len(data) > ANSWER_BYTES:
+                    raise PolicyError(
+                        f"the endpoint {address} answers with more than {ANSWER_BYTES >> 20} MiB; is it one?"
+                    )
+            wanted_s = 0.0
+            with contextlib.suppress(ValueError):  # a date is not worth parsing
+                wanted_s = float(response.headers.get("retry-after", 0))
+            return response.status_code, wanted_s, data.decode("utf-8", "replace")
+
+    def _content(self, answer: str) -> str:
+        try:
+            content = json.loads(answer)["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise PolicyError(
+                f"the endpoint's answer is not a chat completion ({self._safe(answer)}); "
+                "does policy.endpoint_url end in /v1?"
+            ) from error
+        return content if isinstance(content, str) else ""  # a refusal may be null: an edit that does not apply
+
+    def _safe(self, text: str) -> str:
+        """Some services quote the key in their refusals."""
+        return one_line(text.replace(self._secret, "…") if self._secret else text, 200)
+
+
+def _remedy(status: int, settings: PolicySettings) -> str:
+    if status in (401, 403):
+        return f"put a valid key into the environment variable {settings.endpoint_key_env}"
+    if status == 404:
+        return f"check policy.endpoint_url (it ends in /v1) and policy.model ({settings.model!r})"
+    if status in (301, 302, 307, 308):
+        return "set policy.endpoint_url to the address that it redirects to"
+    return "check policy.model, policy.max_new_tokens and policy.prompt_tokens"

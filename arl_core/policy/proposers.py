@@ -1,0 +1,101 @@
+"""Who proposes edits. The flow speaks to one of these and does not ask which.
+
+policy     a language model of ours; learns unless policy.learn is off
+endpoint   a frozen model behind an OpenAI-compatible address (endpoint.py)
+random     a random valid edit: the synthesiser of the warm start, without a model
+none       no edit: the incumbent runs again. What such a campaign "finds" is luck
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from arl_core.errors import PolicyError
+from arl_core.policy.rollout import EditBlock, Rollout
+from arl_core.policy.settings import PolicySettings
+
+DRAWS = 200  # of a random edit until one applies
+CHARS_PER_TOKEN = 3  # where no tokenizer is known; source code has 3 to 4
+
+
+class Proposer(Protocol):
+    """What the flow needs of whoever proposes. Only a policy of ours learns and has something to save."""
+
+    def count_tokens(self, text: str) -> int: ...
+    def propose(self, prompt: str, source: str, seed: int) -> Rollout: ...
+    def propose_many(self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int]) -> list[Rollout]: ...
+    def update(self, rollouts: Sequence[Rollout], rewards: Sequence[float]) -> dict[str, float]: ...
+    def save(self, folder: Path) -> str: ...
+    def restore(self, folder: Path, digest: str = "") -> None: ...
+    def to_cpu(self) -> None: ...
+
+
+def load_proposer(settings: PolicySettings, data_dir: Path, say: Callable[[str], None] = lambda _: None) -> Proposer:
+    """Return the proposer that the settings name. Raises PolicyError when it cannot be loaded or reached."""
+    if settings.proposer == "random":
+        return RandomEdits()
+    if settings.proposer == "none":
+        return NoEdits()
+    if settings.proposer == "endpoint":
+        from arl_core.policy.endpoint import Endpoint
+
+        return Endpoint(settings)
+    from arl_core.policy.policy import Policy  # torch and transformers, seconds: only for who needs them
+
+    return Policy.load(settings, data_dir, say)
+
+
+class Frozen:
+    """The part of a proposer that has no weights: nothing to learn, to keep or to move."""
+
+    def count_tokens(self, text: str) -> int:
+        """Return about how many tokens a text takes; rather too many than too few."""
+        return -(-len(text) // CHARS_PER_TOKEN)
+
+    def propose(self, prompt: str, source: str, seed: int) -> Rollout:
+        raise NotImplementedError
+
+    def propose_many(self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int]) -> list[Rollout]:
+        return [self.propose(*each) for each in zip(prompts, sources, seeds, strict=True)]
+
+    def update(self, rollouts: Sequence[Rollout], rewards: Sequence[float]) -> dict[str, float]:
+        raise PolicyError("this proposer does not learn; set policy.proposer to policy")
+
+    def save(self, folder: Path) -> str:
+        raise PolicyError("this proposer has nothing to save; set policy.proposer to policy")
+
+    def restore(self, folder: Path, digest: str = "") -> None:
+        raise PolicyError(f"{folder} is a checkpoint of a policy; set policy.proposer to policy to go on with it")
+
+    def to_cpu(self) -> None:
+        return None
+
+
+class RandomEdits(Frozen):
+    """Random search: edits drawn as the warm start's examples are, constants on their natural scale and known levers."""
+
+    def propose(self, prompt: str, source: str, seed: int) -> Rollout:
+        """Draw one edit that applies to the source. Raises PolicyError when none of DRAWS does."""
+        from arl_core.policy.synthesis import apply, completion, draw_edit
+
+        rng = random.Random(seed)
+        for _ in range(DRAWS):
+            drawn = draw_edit(source, rng)
+            if drawn and apply(source, drawn):
+                blocks = tuple(EditBlock(_lines(search), _lines(replace)) for search, replace in drawn)
+                return Rollout.foreign(prompt, completion(drawn), seed, blocks)
+        raise PolicyError(f"none of {DRAWS} random edits applies to the source; has it no constants left?")
+
+
+class NoEdits(Frozen):
+    """The control: the same program again and again."""
+
+    def propose(self, prompt: str, source: str, seed: int) -> Rollout:
+        return Rollout.foreign(prompt, "", seed, notes={"again": 1.0})
+
+
+def _lines(text: str) -> str:
+    return f"{text}\n" if text else ""

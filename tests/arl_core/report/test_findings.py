@@ -1,0 +1,165 @@
+"""What a report says a campaign found."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import pytest
+
+from arl_core.edit import canonical_diff, levers, levers_seen_from
+from arl_core.records import Experiment
+from arl_core.report import findings
+from frozen_env.contract import Status
+
+SEED = "LR = 1\nWIDTH = 2\n\n\ndef f(x):\n    y = x\n    return y\n\n\nclass A:\n    def g(self):\n        return 1\n"
+
+
+def one(index: int, value: float | None = None, status: Status | None = None, **fields: object) -> Experiment:
+    known: dict[str, object] = {"metric": "val_bpb", "parent_index": 0 if index else None, "source": SEED}
+    status = status or (Status.DISCARDED if value is not None else Status.CRASHED)
+    return Experiment("c", index, status, value=value, **(known | fields))  # type: ignore[arg-type]
+
+
+def kept(index: int, value: float, **fields: object) -> Experiment:
+    return one(index, value, Status.KEPT, **fields)
+
+
+CAMPAIGN = [
+    kept(0, 2.0),
+    one(1),
+    kept(2, 1.8, incumbent_value=2.0),
+    one(3, 1.9, parent_index=2, incumbent_value=1.8),
+    one(4, status=Status.STOPPED_EARLY, estimate=2.1, parent_index=2, incumbent_value=1.8, costs={"training": 5.0}),
+    kept(5, 1.5, parent_index=2, incumbent_value=1.8),
+]
+
+
+def test_the_staircase_holds_the_best_so_far():
+    assert findings.staircase(CAMPAIGN) == [(0, 2.0), (1, 2.0), (2, 1.8), (3, 1.8), (4, 1.8), (5, 1.5)]
+    assert findings.gains(CAMPAIGN) == pytest.approx([0, 0.2, 0, 0, 0.3])
+
+
+def test_higher_is_better_where_the_metric_says_so():
+    up = [dataclasses.replace(each, direction="higher") for each in (kept(0, 1.0), kept(1, 1.5), kept(2, 1.2))]
+    assert [value for _, value in findings.staircase(up)] == [1.0, 1.5, 1.5]
+    assert findings.answer(up).gain == pytest.approx(0.5)
+
+
+def test_the_answer_names_start_best_and_gain():
+    found = findings.answer(CAMPAIGN)
+    assert (found.start.index, found.best.index) == (0, 5)
+    assert found.gain == pytest.approx(0.5)
+    assert found.share == pytest.approx(0.25)
+    assert found.improved
+    assert not found.confirmed
+
+
+def test_a_confirmed_mean_stands_before_a_lucky_run():
+    lucky = kept(1, 1.2, confirmed_value=1.7, confirmations=3)
+    found = findings.answer([kept(0, 2.0), lucky])
+    assert found.confirmed
+    assert found.gain == pytest.approx(0.3)
+
+
+def test_of_confirmed_ones_the_last_promoted_leads_whatever_its_mean() -> None:
+    def sure(index: int, mean: float, promotion: int) -> Experiment:
+        told = {"confirmation": {"promotion": promotion, "noise_sd": 0.02}}
+        return kept(index, mean - 0.1, confirmed_value=mean, confirmations=3, extra=told)
+
+    campaign = [sure(0, 2.0, 1), sure(1, 1.6, 2), sure(2, 1.61, 3), kept(3, 1.2)]
+    assert [held.index for held in findings.incumbents(campaign)] == [0, 1, 2, 2]
+    assert findings.answer(campaign).gain == pytest.approx(0.39)
+    assert [step.experiment.index for step in findings.improvements(campaign)] == [1, 2]
+    assert findings.noise_sd(campaign) == 0.02
+
+
+@pytest.mark.parametrize("campaign", [[], [one(0)], [kept(0, 2.0)], [kept(0, 2.0), one(1, 2.1), one(2)]])
+def test_nothing_found_is_an_answer_too(campaign):
+    found = findings.answer(campaign)
+    assert not found.improved
+    assert found.gain == 0
+    assert findings.improvements(campaign) == []
+
+
+def test_the_lineage_leads_from_the_seed_to_the_best_and_counts_what_was_tried():
+    way = findings.lineage(CAMPAIGN)
+    assert [generation.experiment.index for generation in way] == [0, 2, 5]
+    assert [generation.gain for generation in way] == pytest.approx([0, 0.2, 0.3])
+    assert way[1].tried == Counter({Status.DISCARDED: 1, Status.STOPPED_EARLY: 1, Status.KEPT: 1})
+    assert findings.depths(CAMPAIGN) == {0: 0, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2}
+
+
+def test_a_lineage_that_bites_its_tail_ends():
+    looped = [kept(0, 2.0, parent_index=1), kept(1, 1.0, parent_index=0)]
+    assert [generation.experiment.index for generation in findings.lineage(looped)] == [0, 1]
+
+
+def test_savings_count_the_training_that_stops_spared():
+    runs = [kept(0, 2.0, costs={"training": 20.0}), one(1, 2.1, costs={"training": 20.0}), CAMPAIGN[4]]
+    saved = findings.savings(runs, 20.0)
+    assert (saved.stopped, saved.ran, saved.spent_s, saved.saved_s) == (1, 2, 25.0, 15.0)
+    assert saved.throughput == pytest.approx(40 / 25)
+    assert findings.savings([], 20.0).throughput == 1.0
+
+
+def edit(index: int, old: str, new: str, **fields: object) -> Experiment:
+    source = SEED.replace(old, new)
+    return one(index, source=source, diff=canonical_diff(SEED, source), incumbent_value=2.0, **fields)
+
+
+def test_levers_are_the_constants_and_functions_that_changed_lines_belong_to():
+    for old, new, names in (
+        ("LR = 1", "LR = 3", ("LR",)),
+        ("    y = x", "    # why\n    y = 2 * x", ("f",)),
+        ("return 1", "return 2", ("A.g",)),
+        ("WIDTH = 2\n", "WIDTH = 2\nDEPTH = 3\n", ("DEPTH",)),
+        ("class A", "def h():\n    pass\n\n\nclass A", ("h",)),
+        ("    return y\n", "", ("f",)),
+        ("LR = 1\n", "# a comment\nLR = 1\n", ()),
+    ):
+        source = SEED.replace(old, new)
+        assert set(names) <= set(levers(SEED, canonical_diff(SEED, source))), (old, new)
+        assert names or levers(SEED, canonical_diff(SEED, source)) == ()
+        edited = canonical_diff(SEED, source)
+        assert set(names) <= set(levers_seen_from(source, edited)), "the same from the edited side"
+    assert levers("not ( python", canonical_diff("not ( python", "not")) == ("(module)",)
+
+
+def test_a_levers_effect_is_the_mean_gain_of_the_edits_that_touched_it():
+    tried = [
+        kept(0, 2.0),
+        edit(1, "LR = 1", "LR = 3", value=1.9, status=Status.KEPT),
+        edit(2, "LR = 1", "LR = 4", value=2.3),
+        edit(3, "LR = 1", "LR = 5"),
+        edit(4, "y = x", "y = 0", status=Status.STOPPED_EARLY, estimate=2.5),
+    ]
+    by_name = {effect.name: effect for effect in findings.lever_effects(tried)}
+    rate = by_name["LR"]
+    assert (rate.tried, rate.ran, rate.improved) == (3, 2, 1)
+    assert rate.mean_gain == pytest.approx(-0.1)
+    assert rate.standard_error == pytest.approx(0.2)
+    assert by_name["f"].mean_gain == pytest.approx(-0.5)
+    assert by_name["f"].standard_error is None
+
+
+def test_learning_is_told_per_update():
+    some = [
+        kept(0, 2.0),
+        one(1, reward=-0.8),
+        one(2, 2.1, reward=0.2, extra={"update": {"entropy": 0.5}}),
+        one(3, reward=-0.8),
+    ]
+    (point,) = findings.learning(some)
+    assert (point.index, point.proposals, point.valid, point.improving) == (2, 2, 0.5, 0.0)
+    assert point.reward_mean == pytest.approx(-0.3)
+    assert point.metrics == {"entropy": 0.5}
+
+
+def test_time_adds_up_to_the_wall_clock():
+    costs = {"propose": 3.0, "training": 10.0, "scoring": 1.0, "startup": 0.5, "run": 12.0, "iteration": 16.0}
+    parts = findings.time_by_part([one(0, costs=costs), one(1, costs=costs | {"before/between": 2.0})])
+    assert sum(parts.values()) == pytest.approx(34.0)
+    assert parts["training"] == 20.0
+    assert parts["policy"] == 6.0
+    assert parts["rest"] == pytest.approx(34 - 20 - 2 - 1 - 6)

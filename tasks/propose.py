@@ -21,7 +21,7 @@ def propose(policy: Proposer, prompt: str, source: str, seed: int) -> Rollout:
 
 
 @task(name="propose-many", **ONCE)
-def propose_many(policy: Policy, prompt: str, source: str, seeds: Sequence[int]) -> list[Rollout]:
+def propose_many(policy: Proposer, prompt: str, source: str, seeds: Sequence[int]) -> list[Rollout]:
     """Return one rollout per seed, decoded as one batch from one prompt."""
     count = len(seeds)
     return policy.propose_many([prompt] * count, [source] * count, list(seeds))

@@ -71,8 +71,11 @@ def explained_variance(values_N: Tensor, returns_N: Tensor) -> float:
     return float(1 - (returns_N - values_N).var(unbiased=False) / spread)
 
 
-def masked(logits_NV: Tensor, allowed_NV: Tensor, temperature: float) -> Tensor:
-    """Return float32 logits of the distribution that was sampled from: tempered, and FLOOR where not allowed."""
+def masked(logits_NV: Tensor, allowed_NV: Tensor, temperature: float | Tensor) -> Tensor:
+    """Return float32 logits of the distribution that was sampled from: tempered, and FLOOR where not allowed.
+
+    The temperature is one number, or one for each token, [N, 1].
+    """
     return (logits_NV.float() / temperature).masked_fill(~allowed_NV, FLOOR)
 
 

@@ -158,7 +158,8 @@ class Network:
         hidden_FD = hidden_TD[free]
         allowed_FV = np.unpackbits(rollout.masks_FB, axis=1, count=self.vocab_size, bitorder="little").astype(bool)
         allowed = torch.as_tensor(allowed_FV, device=self.device)
-        return Judged(masked(self.logits(hidden_FD), allowed, rollout.temperature), self.head(hidden_FD))
+        temperatures_F1 = torch.as_tensor(rollout.temperatures_F[:, None], device=self.device)
+        return Judged(masked(self.logits(hidden_FD), allowed, temperatures_F1), self.head(hidden_FD))
 
 
 def spread(cache: Any, rows: int) -> Any:

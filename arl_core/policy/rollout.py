@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from arl_core.errors import PolicyError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Rollout:
     logprobs_T: nats, float32, of each token under the masked and tempered distribution that it was drawn from; 0 where
     the grammar left one choice. values_T: the value head's answer before each token, in standard deviations of the
     reward from its running mean; 0 where forced. masks_FB: allowed tokens at each free position, np.packbits
-    little-endian.
+    little-endian. temperatures_F: what the logits of each free token were divided by.
     """
 
     prompt: str
@@ -47,7 +47,7 @@ class Rollout:
     masks_FB: NDArray[np.uint8]
     ended: bool
     seed: int
-    temperature: float
+    temperatures_F: NDArray[np.float32]
     seconds: float = 0.0
     notes: dict[str, float] = field(default_factory=dict)
 
@@ -69,7 +69,7 @@ class Rollout:
             masks_FB=np.zeros((0, 0), dtype=np.uint8),
             ended=True,
             seed=seed,
-            temperature=1.0,
+            temperatures_F=none_f,
             **known,
         )
 
@@ -92,7 +92,6 @@ class Rollout:
             "blocks": [asdict(block) for block in self.blocks],
             "ended": self.ended,
             "seed": self.seed,
-            "temperature": self.temperature,
             "seconds": self.seconds,
             "notes": self.notes,
         }
@@ -106,6 +105,7 @@ class Rollout:
             logprobs_T=self.logprobs_T,
             values_T=self.values_T,
             masks_FB=self.masks_FB,
+            temperatures_F=self.temperatures_F,
         )
         return buffer.getvalue()
 

@@ -35,6 +35,7 @@ class _Row:
         self.logprobs: list[float] = []
         self.values: list[float] = []
         self.masks: list[NDArray[np.uint8]] = []
+        self.temperatures: list[float] = []
         self.feed = [int(prompt_ids[-1])]
         self.position = len(prompt_ids) - 1  # of the first token of `feed`
         self._follow_grammar()
@@ -43,15 +44,18 @@ class _Row:
     def finished(self) -> bool:
         return self.decoder.done or self.decoder.left <= 0
 
-    def decide(self, logits_V: torch.Tensor, value: float, temperature: float) -> None:
+    def decide(self, logits_V: torch.Tensor, value: float, settings: PolicySettings) -> None:
         """Draw one token from the masked and tempered distribution and feed it with what it forces."""
         allowed_V = self.decoder.allowed()
+        writes = self.decoder.phase == "replace"
+        temperature = settings.temperature if writes else settings.search_temperature
         tempered_V = masked(logits_V.cpu(), torch.from_numpy(allowed_V), temperature)
         logprobs_V = tempered_V.log_softmax(-1)
         token = int(torch.multinomial(logprobs_V.exp(), 1, generator=self.generator))
         self.free.append(True)
         self.logprobs.append(float(logprobs_V[token]))
         self.values.append(value)
+        self.temperatures.append(temperature)
         self.masks.append(np.packbits(allowed_V, bitorder="little"))
         self.decoder.take(token)
         self.position += len(self.feed)
@@ -85,7 +89,7 @@ def sample(
         _run(network, rows, prompt_ids[members[0]])
         seconds = (time.monotonic() - started) / len(members)
         for i, row in zip(members, rows, strict=True):
-            rollouts[i] = _finish(row, prompts[i], prompt_ids[i], network.settings, seconds)
+            rollouts[i] = _finish(row, prompts[i], prompt_ids[i], seconds)
     return [rollouts[i] for i in range(len(prompts))]
 
 
@@ -121,7 +125,7 @@ def _run(network: Network, rows: list[_Row], prompt_P: NDArray[np.int64]) -> Non
         logits_RV, values_R = network.logits(last_RD), network.head(last_RD)
         for i, row in enumerate(active):
             if not row.finished:
-                row.decide(logits_RV[i], float(values_R[i]), network.settings.temperature)
+                row.decide(logits_RV[i], float(values_R[i]), network.settings)
         going = [i for i, row in enumerate(active) if not row.finished]
         if going and len(going) < len(active):
             cache.batch_select_indices(torch.tensor(going, device=network.device))
@@ -129,7 +133,7 @@ def _run(network: Network, rows: list[_Row], prompt_P: NDArray[np.int64]) -> Non
         active = [active[i] for i in going]
 
 
-def _finish(row: _Row, prompt: str, prompt_ids: NDArray[np.int64], settings: PolicySettings, seconds: float) -> Rollout:
+def _finish(row: _Row, prompt: str, prompt_ids: NDArray[np.int64], seconds: float) -> Rollout:
     tokens = row.decoder.tokens
     size = -(-row.decoder.vocabulary.size // 8)
     return Rollout(
@@ -144,6 +148,6 @@ def _finish(row: _Row, prompt: str, prompt_ids: NDArray[np.int64], settings: Pol
         masks_FB=np.stack(row.masks) if row.masks else np.zeros((0, size), dtype=np.uint8),
         ended=row.decoder.done,
         seed=row.seed,
-        temperature=settings.temperature,
+        temperatures_F=np.array(row.temperatures, dtype=np.float32),
         seconds=seconds,
     )

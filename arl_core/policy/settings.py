@@ -61,7 +61,12 @@ class PolicySettings(BaseModel):
     replace: Literal["python", "text"] = Field(
         "python", description="REPLACE as whole Python statements by grammar, or as free lines"
     )
-    temperature: float = Field(1.0, gt=0, le=2, description="sampling temperature; PPO learns what it gives")
+    temperature: float = Field(
+        1.0, gt=0, le=2, description="sampling temperature of what REPLACE writes; PPO learns what it gives"
+    )
+    search_temperature: float = Field(
+        1.0, gt=0, le=2, description="sampling temperature of what SEARCH chooses, and of whether another block follows"
+    )
     top_p: float = Field(1.0, ge=1, le=1, description="nucleus sampling is off: PPO needs the true distribution")
 
     choices: int = Field(

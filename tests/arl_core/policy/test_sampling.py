@@ -87,9 +87,9 @@ def test_ratios_start_at_one(shared_policy: Policy, rollouts: list[Rollout]) -> 
 def test_a_rollout_survives_the_disk(rollouts: list[Rollout]) -> None:
     first = rollouts[0]
     again = Rollout.from_bytes(first.to_bytes())
-    for name in ("prompt", "completion", "blocks", "ended", "seed", "temperature", "seconds", "notes"):
+    for name in ("prompt", "completion", "blocks", "ended", "seed", "seconds", "notes"):
         assert getattr(again, name) == getattr(first, name)
-    for name in ("prompt_ids", "completion_ids", "free_T", "logprobs_T", "values_T", "masks_FB"):
+    for name in ("prompt_ids", "completion_ids", "free_T", "logprobs_T", "values_T", "masks_FB", "temperatures_F"):
         assert np.array_equal(getattr(again, name), getattr(first, name))
         assert getattr(again, name).dtype == getattr(first, name).dtype
 
@@ -116,3 +116,17 @@ def test_free_text_is_bounded_too(load: Callable[..., Policy]) -> None:
 def test_a_source_without_anything_to_edit_is_a_clear_error(shared_policy: Policy, source: str) -> None:
     with pytest.raises(PolicyError, match="source to edit"):
         shared_policy.propose(PROMPT, source, seed=0)
+
+
+def test_where_to_edit_and_what_to_write_have_temperatures_of_their_own_and_ppo_sees_both(
+    load: Callable[..., Policy],
+) -> None:
+    """Cold writing, hot searching; the learner's log-probabilities are still those that were sampled."""
+    policy = load(temperature=0.5, search_temperature=1.5)
+    many = policy.propose_many([PROMPT] * 4, [SOURCE] * 4, range(4))
+    for rollout, says in zip(many, policy.network.judge(many), strict=True):
+        assert set(rollout.temperatures_F.tolist()) == {0.5, 1.5}
+        assert rollout.temperatures_F[0] == 1.5
+        actions = torch.from_numpy(rollout.completion_ids[rollout.free_T])
+        learner = says.logits_FV.log_softmax(-1).gather(1, actions[:, None])[:, 0]
+        assert np.abs(learner.detach().numpy() - rollout.logprobs_T[rollout.free_T]).max() < 1e-4

@@ -75,12 +75,29 @@ def test_constants_move_on_their_natural_scale() -> None:
             if moved is None:
                 continue
             number = ast.literal_eval(moved)
-            if isinstance(value, int | float) and value:
-                assert 0.1 <= number / value <= 25, (name, value, moved)
             if name in ("WARMUP", "WARMDOWN", "FINAL_LR"):
                 assert 0 <= number <= 1
+            elif isinstance(value, int | float) and value:
+                assert 0.1 <= number / value <= 25, (name, value, moved)
             if name == "HEAD_DIM":
                 assert constants["WIDTH"] % number == 0
+
+
+def test_patterns_keep_their_letters_and_sizes_double_or_halve() -> None:
+    rng = random.Random(0)
+    for _ in range(30):
+        moved = ast.literal_eval(move("WINDOW_PATTERN", "SSSL", {}, rng) or '"SLLS"')
+        assert sorted(set(moved)) in (["L", "S"], ["L"], ["S"])
+        assert moved != "SSSL"
+        assert move("TOTAL_BATCH_SIZE", 1024, {}, rng) in ("512", "2048")
+    assert move("NAME", "fixed", {"NAME": "fixed"}, random.Random(1)) != '"fixed"'
+
+
+def test_an_edit_may_have_as_many_blocks_as_asked_for_and_each_names_a_line_of_its_own() -> None:
+    rng = random.Random(0)
+    drawn = [blocks for _ in range(200) if (blocks := draw_edit("A = 1.0\nB = 2.0\nC = 3.0\nD = 4.0\n", rng, 3))]
+    assert {len(blocks) for blocks in drawn} == {1, 2, 3}
+    assert all(len({search for search, _ in blocks}) == len(blocks) for blocks in drawn)
 
 
 def test_examples_have_real_prompts_and_different_edits() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from flows.surroundings import ROOT
+from frozen_env.runtime import processes
 
 POOL = "bench"
 START_LIMIT_S = 240.0  # a server's first start makes its database
@@ -90,9 +91,11 @@ one.deploy(name={name!r}, work_pool_name={POOL!r}, print_next_steps=False)
         raise RuntimeError(f"{count} workers did not come online; see {self.folder}")
 
     def kill_worker(self, name: str) -> None:
-        """SIGKILL a worker with all that it started: the node has died."""
+        """SIGKILL a worker with all that it started: the node has died. (A run has a session of its own.)"""
         worker = self.workers.pop(name)
-        os.killpg(worker.pid, signal.SIGKILL)
+        for pid in [worker.pid, *processes.descendants(worker.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         worker.wait()
 
     def kill_server(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def test_a_probe_keeps_its_past_and_gets_another_token_at_the_cut(plan) -> None:
 
 def test_most_futures_follow_the_same_token_somewhere_in_the_text(plan, quick_spec, prepared_data) -> None:
     text = load(quick_spec, prepared_data).validation_tokens.tolist()
-    pairs = set(zip(text, text[1:], strict=False))
+    pairs = set(itertools.pairwise(text))
     probed = rows_of(plan.passes[PROBED])
     natural = [tuple(row[cut - 1 : cut + 1].tolist()) in pairs for row, cut in zip(probed, plan._cuts, strict=True)]
     assert np.mean(natural) > 0.8

@@ -45,7 +45,7 @@ def command(order: Order, spec: EnvironmentSpec) -> list[str]:
         *sandbox.readable_paths(),
         *order.readable,
         *gpus.readable_paths([]),
-        sys.prefix + "/bin",
+        *_interpreter(),
         str(ROOT / "frozen_env"),
     ]
     words = [shutil.which("bwrap") or "bwrap", *NAMESPACES, "--proc", "/proc", "--dev", "/dev"]
@@ -64,6 +64,14 @@ def command(order: Order, spec: EnvironmentSpec) -> list[str]:
         words += ["--setenv", "CUDA_VISIBLE_DEVICES", visible]
     words += ["--bind", order.scratch, order.scratch, "--chdir", order.scratch, "--"]
     return [*words, sys.executable, "-m", "frozen_env.runtime.inside", json.dumps(spec.to_json()), order.to_json()]
+
+
+def _interpreter() -> list[str]:
+    """The interpreter by every name on the way to it: a virtual environment's is a link, often to a link."""
+    names = [sys.executable]
+    while os.path.islink(names[-1]):
+        names.append(os.path.join(os.path.dirname(names[-1]), os.readlink(names[-1])))
+    return names
 
 
 def become(order: Order, spec: EnvironmentSpec, buffers: int) -> NoReturn:

@@ -84,6 +84,37 @@ class StoppingSettings(Settings):
     history: bool = Field(True, description="calibrate on earlier campaigns of the same frozen environment too")
 
 
+class StopSettings(Settings):
+    """When a start of the campaign ends, besides `iterations`; whichever comes first. null: no such limit."""
+
+    hours: float | None = Field(
+        None, gt=0, description="wall-clock hours from the start; none is begun that would end later"
+    )
+    until: str = Field("", description="time of day (07:00, local) or date and time (2026-12-24T07:00) to end by")
+    experiments: int | None = Field(None, ge=1, description="experiments of this start")
+    gpu_hours: float | None = Field(None, gt=0, description="hours that candidates of this start spent on their slots")
+    plateau: int | None = Field(None, ge=1, description="experiments in a row without a new best")
+
+
+class RetentionSettings(Settings):
+    """What stays on disk and in MLflow; the memory keeps every experiment (docs/operations.md)."""
+
+    recent: int = Field(500, ge=1, description="latest experiments whose folders and MLflow artifacts stay")
+    best: int = Field(50, ge=1, description="best experiments whose folders and MLflow artifacts stay, however old")
+    weights: int = Field(5, ge=1, description="best experiments whose submitted weights stay")
+
+
+class NodeSettings(Settings):
+    """Candidates on other machines, through a Prefect server (docs/operations.md)."""
+
+    deployment: str = Field(
+        "", description="run candidates through this deployment, e.g. experiment/node; empty: on this machine"
+    )
+    silence_s: float = Field(
+        60.0, ge=10, description="a node without a sign of life for so long is dead; its candidate is scheduled again"
+    )
+
+
 class ConfirmSettings(Settings):
     """When an improvement is believed (docs/confirmation.md)."""
 
@@ -122,12 +153,6 @@ class ConfirmSettings(Settings):
         return self
 
 
-class StopSettings(Settings):
-    """When a start of the campaign ends, besides `iterations`. null: no such limit."""
-
-    hours: float | None = Field(None, gt=0, description="wall-clock hours from the start; none is begun later")
-
-
 class CampaignConfig(Settings):
     """All of a campaign."""
 
@@ -140,6 +165,10 @@ class CampaignConfig(Settings):
     keep_weights: bool = Field(
         False, description="keep the submitted weights of every experiment, not only of the best"
     )
+    continues: bool = Field(
+        False, description="a start goes on with the latest campaign of this preset, unless told to start afresh"
+    )
+    parallel: int = Field(1, ge=1, le=1024, description="candidates that run side by side, one per GPU or node slot")
     environment: EnvironmentSpec
     target: dict[str, Constant] = Field(
         default_factory=dict, description="constants written into the campaign's own train.py"
@@ -149,8 +178,10 @@ class CampaignConfig(Settings):
     edit: EditSettings = Field(default_factory=EditSettings)  # type: ignore[arg-type]
     reward: RewardSettings = Field(default_factory=RewardSettings)  # type: ignore[arg-type]
     stopping: StoppingSettings = Field(default_factory=StoppingSettings)  # type: ignore[arg-type]
-    confirm: ConfirmSettings = Field(default_factory=ConfirmSettings)  # type: ignore[arg-type]
     stop: StopSettings = Field(default_factory=StopSettings)  # type: ignore[arg-type]
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)  # type: ignore[arg-type]
+    nodes: NodeSettings = Field(default_factory=NodeSettings)  # type: ignore[arg-type]
+    confirm: ConfirmSettings = Field(default_factory=ConfirmSettings)  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

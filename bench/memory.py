@@ -24,7 +24,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from arl_core.memory import ROW_GROUP, Memory
+from arl_core.memory import Memory
+from arl_core.memory_file import ROW_GROUP
 from arl_core.records import Campaign, Experiment, State, source_hash, utc_now
 from frozen_env.contract import Report, Status
 

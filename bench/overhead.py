@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import flows.research
+import flows.iteration
 from arl_core.memory import Memory
 from arl_core.policy.rollout import EditBlock
 from arl_core.records import Experiment
@@ -66,18 +66,18 @@ def main(arguments: list[str] | None = None) -> int:
 @contextmanager
 def running_edits() -> Iterator[None]:
     """Exchange every proposed edit for one that moves MUON_LR a little; the rollout stays what the policy sampled."""
-    original, number = flows.research.propose, itertools.count(1)
+    original, number = flows.iteration.propose, itertools.count(1)
 
     def propose(policy: Any, prompt: str, source: str, seed: int) -> Any:
         rollout = original(policy, prompt, source, seed)
         line = next(line for line in source.splitlines(keepends=True) if line.startswith("MUON_LR = "))
         return replace(rollout, blocks=(EditBlock(line, f"MUON_LR = {0.01 + next(number) * 1e-5:.5f}\n"),))
 
-    flows.research.propose = propose  # type: ignore[assignment]
+    flows.iteration.propose = propose  # type: ignore[assignment]
     try:
         yield
     finally:
-        flows.research.propose = original
+        flows.iteration.propose = original
 
 
 def overhead(experiments: list[Experiment]) -> dict[str, dict[str, float]]:

@@ -30,9 +30,9 @@ from arl_core.second_look import (
 )
 from flows.costs import Costs
 from flows.session import Session
+from flows.slots import Order
 from frozen_env.contract import ResearchError, RunResult, Status
 from tasks.repeat import commit_repeat
-from tasks.train import train
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def second_look(
         begun = evidence.level(source_hash)
         if begun is None and not worth_a_second_look(gain, noise, confirm.second_look):
             return Look(too_small(outcome, gain, noise, confirm.second_look), fields=_fields(_told(noise)))
-        remaining = session.config.iterations - index
+        remaining = session.last_index - index
         level = begun or next_level(confirm.confidence, evidence.spent(), remaining)
         work = _Work(session, index, source_hash, costs)
         work.open_test(result, level, incumbent.source_hash)
@@ -194,7 +194,7 @@ class _Work:
         session.display.phase(words)
         place = session.place(self.index) / f"{role}_seed_{seed}"
         began_s = time.monotonic()
-        result = train(session.host, source, seed, place, "none", {}, session.display.event)
+        result = session.slots.run(Order(self.index, source, seed, place, "none", {}), session.display.event)
         shutil.rmtree(place, ignore_errors=True)
         self.runs += 1
         outcome = settle(result, None, session.campaign.direction)

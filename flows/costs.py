@@ -31,7 +31,19 @@ class Costs:
         finally:
             self.parts[part] = self.parts.get(part, 0.0) + time.monotonic() - began_s
 
+    def since_began(self) -> float:
+        return time.monotonic() - self._began_s
+
     def finished(self) -> dict[str, float]:
         """All parts so far and `iteration`, their wall-clock total up to here."""
         self._finished_s = time.monotonic()
         return self.parts | {"iteration": self._finished_s - self._began_s}
+
+    def shared(self, n: int) -> list[Costs]:
+        """Return the costs of n experiments that began together: itself for one, else what was spent so far, split."""
+        if n == 1:
+            return [self]
+        shares = [Costs(None) for _ in range(n)]
+        for share in shares:
+            share.parts = {part: seconds / n for part, seconds in self.parts.items()}
+        return shares

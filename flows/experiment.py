@@ -6,20 +6,30 @@ needs. The node opens no memory and loads no policy. The digest of its frozen en
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
+from flows import wire
+from flows.heartbeat import Heartbeat
 from frozen_env.contract import ManifestError
 from frozen_env.fetch import data_dir
+from frozen_env.runtime import gpu_lock
 from frozen_env.runtime.supervisor import Host
 from frozen_env.spec import EnvironmentSpec
 from tasks.train import train
 
+PREFIX = "autoresearch-experiment-"
+GPU_WAIT_S = 900.0  # a worker with more slots than GPUs makes its candidates wait for one
 
-@flow(name="experiment", persist_result=True)
+
+@flow(name="experiment", persist_result=False)
 def experiment(
     source: str,
     environment: dict[str, Any],
@@ -28,13 +38,16 @@ def experiment(
     rule: str = "none",
     snapshot: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train and score `source` on this node and return a RunResult as JSON.
+    """Train and score `source` on this node and return a RunResult as JSON; a campaign reads it from the server.
 
     Raises ManifestError when this node's frozen environment is not the one that the campaign runs on.
     """
+    spec = EnvironmentSpec.from_json(environment)
     with (
-        tempfile.TemporaryDirectory(prefix="experiment-") as folder,
-        Host(EnvironmentSpec.from_json(environment), data_dir(), Path(folder) / "host.log") as host,
+        Heartbeat() as heartbeat,
+        scratch_folder() as folder,
+        free_gpu(spec) as gpu,
+        Host(spec, data_dir(), Path(folder) / "host.log", gpu) as host,
     ):
         host.wait_ready()
         if host.environment_digest != environment_digest:
@@ -42,5 +55,28 @@ def experiment(
                 f"this node has frozen environment {host.environment_digest}, the campaign {environment_digest}; "
                 "install the campaign's version here and prepare its data"
             )
-        result = train(host, source, seed, Path(folder), rule, snapshot or {}, lambda _event: None)
+        result = train(host, source, seed, Path(folder), rule, wire.unpack(snapshot or {}), heartbeat.event)
+        heartbeat.deliver(result)
     return result.to_json()
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[str]:
+    """Make a temporary folder, and remove those of runs that were killed here: their weights would fill the disk."""
+    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        pid = old.name.removeprefix(PREFIX).split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def free_gpu(spec: EnvironmentSpec) -> Iterator[gpu_lock.HeldGpu | None]:
+    """Hold one of this node's GPUs, None on a node without or for a candidate that wants none."""
+    names = gpu_lock.visible() if spec.device != "cpu" else []
+    if not names:
+        yield None
+        return
+    with contextlib.closing(gpu_lock.hold(names, GPU_WAIT_S)) as held:
+        yield held

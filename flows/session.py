@@ -1,4 +1,4 @@
-"""What a campaign holds while it runs: lock, memory, host, policy, display, tracking. Opens them, closes them, resumes.
+"""What a campaign holds while it runs: lock, memory, slots, policy, display, tracking. Opens them, closes them, resumes.
 
 Resuming reads the memory alone: the last committed state names the policy checkpoint and carries the rollouts that wait
 for an update. An experiment that was in flight is simply run again.
@@ -7,7 +7,9 @@ for an update. An experiment that was in flight is simply run again.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
+import itertools
 import json
 import logging
 import secrets
@@ -19,17 +21,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arl_core.config import CampaignConfig, override
+from arl_core.campaign_lock import campaign_lock
+from arl_core.config import CampaignConfig
 from arl_core.edit import canonical_diff
 from arl_core.errors import ConfigError, PolicyError
-from arl_core.memory import STATES_KEPT, Memory, campaign_lock
+from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment, State, utc_now
 from flows.display import Display, open_display
+from flows.nodes import NodeSlots
+from flows.slots import LocalSlots, Slots
+from flows.start import Start, flow_run_id
 from frozen_env import manifest
 from frozen_env.fetch import data_dir
 from frozen_env.problem.data import load
-from frozen_env.runtime.supervisor import Host
 from tasks.show import LEADERS, Picture, UiArtifacts
+from tasks.update import CHECKPOINTS_KEPT
 
 if TYPE_CHECKING:
     from arl_core.policy.proposers import Proposer
@@ -46,6 +52,15 @@ MIN_FREE_MB = 512  # a candidate's weights, a policy checkpoint and logs
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A policy checkpoint as the memory names it: its folder, its sha256, and the number of updates behind it."""
+
+    name: str
+    digest: str
+    step: int
+
+
 @dataclass
 class Session:
     """A running campaign's open things."""
@@ -53,15 +68,24 @@ class Session:
     config: CampaignConfig
     campaign: Campaign
     memory: Memory
-    host: Host
+    slots: Slots
     display: Display
     folder: Path
+    last_index: int = 0
+    start: dict[str, Any] = field(default_factory=dict)  # which flow run this is, and its first experiment
     pending: list[tuple[Rollout, float]] = field(default_factory=list)
-    policy_step: int = 0
-    checkpoint: tuple[str, str] = ("", "")
+    checkpoints: list[Checkpoint] = field(default_factory=list)  # oldest first, as many as are kept
     after_commit: Costs | None = None
     artifacts: UiArtifacts | None = None
     _policy: Proposer | None = None
+
+    @property
+    def policy_step(self) -> int:
+        """How many updates the policy has had."""
+        return self.checkpoints[-1].step if self.checkpoints else 0
+
+    def add_checkpoint(self, name: str, digest: str, step: int) -> None:
+        self.checkpoints = [*self.checkpoints, Checkpoint(name, digest, step)][-CHECKPOINTS_KEPT:]
 
     @property
     def policy_folder(self) -> Path:
@@ -93,24 +117,26 @@ class Session:
     def _restore(self) -> None:
         """Bring policy and pending rollouts to the last committed state; a torn checkpoint falls back to the one before."""
         assert self._policy is not None
-        for back in range(STATES_KEPT):
-            state = self.memory.state(self.campaign.id, back=back)
-            if state is None:
-                return
-            name, digest = state.values.get("checkpoint", ["", ""])
+        state = self.memory.state(self.campaign.id)
+        if state is None:
+            return
+        self.pending = unpack_rollouts(state.blob)
+        self.checkpoints = [Checkpoint(*one) for one in state.values.get("checkpoints", [])]
+        while self.checkpoints:
+            last = self.checkpoints[-1]
             try:
-                if name:
-                    self._policy.restore(self.policy_folder / name, digest)
+                self._policy.restore(self.policy_folder / last.name, last.digest)
+                return
             except PolicyError as error:
                 self.display.say(f"warning: {error}; falling back to the checkpoint before")
-                continue
-            self.checkpoint = (name, digest)
-            self.policy_step = int(state.values.get("policy_step", 0))
-            self.pending = unpack_rollouts(state.blob)
-            return
-        raise PolicyError(
-            f"no checkpoint of campaign {self.campaign.id} can be read; start a new campaign (its experiments stay in the memory)"
-        )
+                self.checkpoints.pop()
+        if state.values.get("policy_step", 0) > CHECKPOINTS_KEPT:
+            raise PolicyError(
+                f"no checkpoint of campaign {self.campaign.id} can be read; restore {self.policy_folder} from a backup, or start a "
+                "new campaign (its experiments stay in the memory)"
+            )
+        if state.values.get("policy_step", 0):
+            self.display.say("warning: the policy starts again from its warm start, as no checkpoint of it can be read")
 
     def show(self, index: int) -> None:
         """Have Prefect's page show how the campaign stands. Returns at once; the memory is asked in the background."""
@@ -129,8 +155,14 @@ class Session:
 
     def state(self) -> State:
         """The state to commit with the experiment in hand."""
-        values = {"checkpoint": list(self.checkpoint), "policy_step": self.policy_step}
+        checkpoints = [dataclasses.astuple(one) for one in self.checkpoints]
+        values = {"checkpoints": checkpoints, "policy_step": self.policy_step, "start": self.start}
         return State(values=values, blob=pack_rollouts(self.pending))
+
+    def indices(self) -> Iterator[int]:
+        """The experiments of this start: those that a killed campaign left out, then the next ones to the last."""
+        missing = self.memory.missing_indices(self.campaign.id)
+        return itertools.chain(missing, range(self.memory.next_index(self.campaign.id), self.last_index + 1))
 
     def tidy(self, experiment: Experiment, keep_weights: bool) -> None:
         """Remove what an experiment's run left on disk, except its log and, if wanted, its weights."""
@@ -140,47 +172,58 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(config: CampaignConfig, resume: str | None) -> Iterator[Session]:
-    """Open a new campaign, or campaign `resume` ("latest" or its id), and close everything at the end.
+def open_session(start: Start) -> Iterator[Session]:
+    """Open the campaign of this start and close everything at the end.
 
     Raises CampaignLocked when another campaign runs on this memory, MemoryFileError, ManifestError, DataMissing,
     HostError and ConfigError, each naming its remedy. Nothing is written before all of them have passed.
     """
+    config = start.config
     memory_path = ROOT / config.memory
     memory_path.parent.mkdir(parents=True, exist_ok=True)
     check_disk(memory_path.parent)
     source = read_source(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(campaign_lock(memory_path))
-        host = Host(config.environment, data_dir(), memory_path.parent / "host.log")
-        stack.callback(host.close)
-        host.start()  # it warms up while the memory is opened
+        # Hosts warm up while the memory is opened. With nodes one only says what our frozen environment is.
+        local = LocalSlots(config, 1 if config.nodes.deployment else config.parallel, memory_path.parent / "host.log")
+        stack.callback(local.close)
         memory = Memory(memory_path)
         stack.callback(memory.close)
-        host.wait_ready()
-        campaign = resumed(memory, resume, host, config) if resume else new_campaign(memory, host, config)
+        local.wait_ready()
+        digest = local.environment_digest
+        campaign = resumed(memory, start.resume, digest) if start.resume else new_campaign(memory, digest, config)
         folder = memory_path.parent / "campaigns" / campaign.id
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "seed_train.py").exists():
             (folder / "seed_train.py").write_text(source, encoding="utf-8")
         display = stack.enter_context(open_display(campaign.id, config))
-        if host.sandbox == "OFF":
+        if local.sandbox == "OFF":
             display.say(SANDBOX_OFF)
-        session = Session(config, campaign, memory, host, display, folder)
+        slots: Slots = local
+        if config.nodes.deployment:
+            local.close()
+            slots = NodeSlots(config, campaign.id, digest, display.say)
+            stack.callback(slots.close)
+        next_index = memory.next_index(campaign.id)
+        first = next_index if start.first is None else start.first
+        begun = {"flow_run": flow_run_id(), "first": first}
+        session = Session(config, campaign, memory, slots, display, folder, start.last_index(next_index), begun)
         session.artifacts = UiArtifacts()
         stack.callback(session.artifacts.close)
         memory.set_status(campaign.id, "running")
         try:
             yield session
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            stopped = not isinstance(error, Exception)  # Ctrl-C, SIGTERM, Prefect's cancelling
             memory.set_status(campaign.id, "interrupted" if stopped else "failed")
             raise
         memory.set_status(campaign.id, "finished")
 
 
-def preflight(config: CampaignConfig, resume: str | None) -> None:
+def preflight(start: Start) -> None:
     """Find what would stop a campaign before a server is started for it. Raises what open_session() would."""
+    config = start.config
     manifest.verify()
     load(config.environment, data_dir())
     read_source(config)
@@ -188,8 +231,8 @@ def preflight(config: CampaignConfig, resume: str | None) -> None:
     memory_path.parent.mkdir(parents=True, exist_ok=True)
     check_disk(memory_path.parent)
     with campaign_lock(memory_path), contextlib.closing(Memory(memory_path)) as memory:
-        if resume:
-            memory.get_campaign(resume)
+        if start.resume:
+            memory.get_campaign(start.resume)
 
 
 def read_source(config: CampaignConfig) -> str:
@@ -204,13 +247,13 @@ def read_source(config: CampaignConfig) -> str:
     return write_constants(source, config.target)
 
 
-def new_campaign(memory: Memory, host: Host, config: CampaignConfig) -> Campaign:
+def new_campaign(memory: Memory, environment_digest: str, config: CampaignConfig) -> Campaign:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     campaign = Campaign(
         id=f"{config.preset}-{stamp}-{secrets.token_hex(2)}",
         preset=config.preset,
         config=config.to_json(),
-        environment_digest=host.environment_digest,
+        environment_digest=environment_digest,
         seed=config.seed,
         started_at=utc_now(),
         problem="language_model",
@@ -219,38 +262,24 @@ def new_campaign(memory: Memory, host: Host, config: CampaignConfig) -> Campaign
     return campaign
 
 
-def resumed(memory: Memory, resume: str, host: Host, config: CampaignConfig) -> Campaign:
+def resumed(memory: Memory, resume: str, environment_digest: str) -> Campaign:
     """Return the campaign to go on with. Raises ConfigError when its frozen environment is not the present one."""
     campaign = memory.get_campaign(resume)
-    if campaign.environment_digest != host.environment_digest:
+    if campaign.environment_digest != environment_digest:
         raise ConfigError(
-            f"campaign {campaign.id} ran on frozen environment {campaign.environment_digest}, this is {host.environment_digest}: "
-            "their results are not comparable. Restore that version and its settings, or start a new campaign."
+            f"campaign {campaign.id} ran on frozen environment {campaign.environment_digest}, this is {environment_digest}: "
+            "their results are not comparable. Restore that version and its settings, or start a new campaign (--fresh)."
         )
     return campaign
 
 
-def resumed_config(memory_path: str, resume: str, overrides: dict[str, Any]) -> CampaignConfig:
-    """The settings that a campaign began with, with those that may change on the way overridden.
-
-    Raises ConfigError for one that would make its experiments incomparable.
-    """
-    fixed = ("environment.", "target.", "seed", "source", "confirm.")
-    for key in overrides:
-        if key.startswith(fixed):
-            raise ConfigError(
-                f"{key} cannot change in a resumed campaign: its experiments would not compare; start a new one"
-            )
-    with contextlib.closing(Memory(ROOT / memory_path, read_only=True)) as memory:
-        recorded = memory.get_campaign(resume).config
-    return override(recorded, overrides)
-
-
 def check_disk(folder: Path) -> None:
+    """Raise ConfigError when a candidate's weights, a checkpoint and logs would not fit: a full disk is no edit's fault."""
     free_mb = shutil.disk_usage(folder).free / 2**20
     if free_mb < MIN_FREE_MB:
         raise ConfigError(
-            f"only {free_mb:.0f} MiB free in {folder}, a campaign needs {MIN_FREE_MB}; make room or set `memory` elsewhere"
+            f"only {free_mb:.0f} MiB free in {folder}, a campaign needs {MIN_FREE_MB}; "
+            "make room and resume, or set `memory` elsewhere"
         )
 
 

@@ -4,8 +4,17 @@ No task caches or persists its result: what a campaign resumes from is its memor
 """
 
 from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
 
 ONCE: dict[str, object] = {"cache_policy": NO_CACHE, "persist_result": False}
 """Options of a task that a retry cannot help: a crashed candidate is a result."""
 
-__all__ = ["ONCE"]
+
+def forget_results() -> None:
+    """Have Prefect forget which task returned what: it remembers every result of a flow run, and a campaign has no end."""
+    context = FlowRunContext.get()
+    if context is not None:
+        context.run_results.clear()
+
+
+__all__ = ["ONCE", "forget_results"]

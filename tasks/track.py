@@ -78,10 +78,15 @@ def open_tracking(folder: str | Path) -> Tracking:
     """
     folder = Path(folder).resolve()
     with _opening:
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+        uri = _uri(folder)
         if uri not in _opened:
             _opened[uri] = _open(folder, uri)
         return _opened[uri]
+
+
+def is_open(folder: str | Path) -> bool:
+    """Whether open_tracking() has finished here: what it takes otherwise is seconds."""
+    return _uri(Path(folder).resolve()) in _opened
 
 
 def prepare(folder: str | Path) -> threading.Thread:
@@ -156,7 +161,25 @@ def sync_checkpoint(tracking: Tracking, campaign: Campaign, checkpoint: str | Pa
         repository.delete_artifacts(f"policy/{name}")
 
 
+def sync_retirement(tracking: Tracking, campaign: Campaign, index: int) -> None:
+    """Remove the artifacts of an experiment's run; its metrics and tags stay. Done twice it does nothing."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    run = _find(tracking, campaign.id, "experiment", index)
+    tracking.runs.pop((campaign.id, index), None)
+    if run is None or "artifacts" in run.data.tags:
+        return
+    repository = get_artifact_repository(run.info.artifact_uri)
+    for item in tracking.client.list_artifacts(run.info.run_id):
+        repository.delete_artifacts(item.path)
+    tracking.client.set_tag(run.info.run_id, "artifacts", "removed; the memory has them")
+
+
 # --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def _uri(folder: Path) -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def _open(folder: Path, uri: str) -> Tracking:
@@ -458,3 +481,14 @@ def track_campaign(campaign: Campaign, experiments: Sequence[Experiment], folder
         sync_campaign(open_tracking(folder.parent.parent), campaign, experiments)
     except Exception as error:
         log.warning("MLflow is not in line with campaign %s yet: %s", campaign.id, one_line(str(error), 200))
+
+
+@task(name="drop-artifacts", **ONCE)
+def drop_artifacts(campaign: Campaign, index: int, folder: Path) -> bool:
+    """Remove what MLflow keeps as files of an old experiment. False, with a warning, when MLflow does not answer."""
+    try:
+        sync_retirement(open_tracking(folder.parent.parent), campaign, index)
+    except Exception as error:
+        log.warning("MLflow keeps the artifacts of experiment %s for now: %s", index, one_line(str(error), 200))
+        return False
+    return True

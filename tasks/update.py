@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from arl_core.policy.policy import Policy
     from arl_core.policy.rollout import Rollout
 
-CHECKPOINTS_KEPT = 3  # the memory keeps as many states, so a torn checkpoint can fall back
+CHECKPOINTS_KEPT = 3  # every state names them all, so a torn one can fall back to the one before
 
 
 @task(name="update", **ONCE)

@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 import flows  # noqa: F401  sets Prefect's surroundings before anything imports it
+from bench.cluster import Cluster, cluster
 from frozen_env.contract import DataMissing
 from frozen_env.fetch import data_dir
 from frozen_env.problem.data import prepare
@@ -59,3 +60,10 @@ def host(quick_spec: EnvironmentSpec, prepared_data: Path, tmp_path_factory: pyt
     with Host(quick_spec, prepared_data, tmp_path_factory.mktemp("host") / "host.log") as host:
         host.wait_ready()
         yield host
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A real Prefect server, a process of its own: starting one takes 15 seconds, so the tests share it."""
+    with cluster(tmp_path_factory.mktemp("server")) as one:
+        yield one

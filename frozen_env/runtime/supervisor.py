@@ -34,10 +34,12 @@ from frozen_env.contract import (
 )
 from frozen_env.runtime import processes
 from frozen_env.runtime.channel import LineReader, encode
+from frozen_env.runtime.gpu_lock import HeldGpu
 from frozen_env.spec import EnvironmentSpec
 
 START_LIMIT_S = 180.0  # importing torch from a cold disk
 ANSWER_MARGIN_S = 60.0  # beyond every limit of a run, the host itself must be stuck
+CLOSE_LIMIT_S = 5.0  # a host that is scoring does not listen: it is killed, its result is wanted no more
 STDERR_TAIL_BYTES = 4000
 RESULT_LINE_BYTES = 64 << 20
 
@@ -52,13 +54,20 @@ OnEvent = Callable[[Event], None]
 class Host:
     """A host process. Start it early: it warms up while other things happen; `run` waits for it.
 
-    Raises HostError when the process cannot start, dies or hangs; the next `run` starts a new one.
+    Raises HostError when the process cannot start, dies or hangs; the next `run` starts a new one. `gpu` is the one that
+    its candidates see; the process inherits its lock.
     """
 
-    def __init__(self, spec: EnvironmentSpec, data_dir: Path, stderr_path: Path | None = None) -> None:
+    module = "frozen_env.node"  # what the process runs
+
+    def __init__(
+        self, spec: EnvironmentSpec, data_dir: Path, stderr_path: Path | None = None, gpu: HeldGpu | None = None
+    ) -> None:
         self.spec = spec
         self.data_dir = data_dir
+        self.gpu = gpu
         self._stderr_path = stderr_path
+        self._ended = False
         self._process: subprocess.Popen[bytes] | None = None
         self._reader = LineReader(RESULT_LINE_BYTES)
         self._inbox: list[Event] = []
@@ -68,18 +77,21 @@ class Host:
         self.environment_digest = ""
 
     def start(self) -> None:
-        """Start the process without waiting for it."""
+        """Start the process without waiting for it. Raises HostError after kill()."""
+        if self._ended:
+            raise HostError("the host was ended; the experiment in flight is lost")
         if self._process is not None and self._process.poll() is None:
             return
         self._reader, self._inbox, self._is_ready = LineReader(RESULT_LINE_BYTES), [], False
         stderr = self._stderr_path.open("ab") if self._stderr_path else subprocess.DEVNULL
-        command = [sys.executable, "-m", "frozen_env.node", json.dumps(self.spec.to_json()), str(self.data_dir)]
+        command = [sys.executable, "-m", self.module, json.dumps(self.spec.to_json()), str(self.data_dir)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env=host_environment(self.spec),
+            env=host_environment(self.spec) | ({"CUDA_VISIBLE_DEVICES": self.gpu.name} if self.gpu else {}),
+            pass_fds=(self.gpu.fd,) if self.gpu else (),
             cwd=Path(__file__).resolve().parents[2],
             start_new_session=True,  # a Ctrl-C in the terminal reaches the campaign, which then ends us tidily
         )
@@ -134,6 +146,15 @@ class Host:
         with contextlib.suppress(HostError):
             self._send({"abort": True})
 
+    def kill(self) -> None:
+        """End the host and all that it runs at once, for good; safe from another thread, whose run raises HostError."""
+        self._ended = True
+        process = self._process
+        if process is not None:
+            for pid in [process.pid, *processes.descendants(process.pid)]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
     def wait_ready(self) -> None:
         """Block until the host is warm.
 
@@ -164,7 +185,7 @@ class Host:
         with contextlib.suppress(OSError):
             process.stdin.close()
         try:
-            process.wait(timeout=15)
+            process.wait(timeout=CLOSE_LIMIT_S)
         except subprocess.TimeoutExpired:
             self._process = process
             self._kill()

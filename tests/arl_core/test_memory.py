@@ -20,9 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arl_core import memory as module
+from arl_core import memory_file, memory_rows
+from arl_core.campaign_lock import campaign_lock
 from arl_core.errors import CampaignLocked, ConfigError, MemoryFileError
-from arl_core.memory import STATES_KEPT, Memory, campaign_lock
+from arl_core.memory import STATES_KEPT, Memory
 from arl_core.records import Campaign, Experiment, State, source_hash
 from frozen_env.contract import Cause, Report, Status, Verdict
 
@@ -109,9 +110,9 @@ def test_any_text_is_kept_except_lone_surrogates(memory: Memory, texts: list[str
 
 def test_an_edited_source_takes_a_few_hundred_bytes() -> None:
     base = SEED.encode()
-    packed = module._pack(SEED.replace("hopeless", "doomed"), base)
+    packed = memory_rows._pack(SEED.replace("hopeless", "doomed"), base)
     assert len(packed) < len(SEED) / 30
-    assert module._unpack(packed, base) == SEED.replace("hopeless", "doomed")
+    assert memory_rows._unpack(packed, base) == SEED.replace("hopeless", "doomed")
 
 
 def test_campaigns_share_a_file_and_do_not_mix(memory: Memory) -> None:
@@ -387,7 +388,7 @@ def test_an_unknown_campaign_is_named_with_those_there_are(memory: Memory) -> No
 def test_a_full_disk_refuses_the_commit_and_loses_nothing(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     memory.commit_iteration(experiment(0, 1.0), State())
     with monkeypatch.context() as full:
-        full.setattr(module, "MIN_FREE_MB", 2**40)
+        full.setattr(memory_file, "MIN_FREE_MB", 2**40)
         with pytest.raises(MemoryFileError, match="no disk space"):
             memory.commit_iteration(experiment(1, 1.0), State())
     assert memory.next_index("c") == 1
@@ -460,7 +461,7 @@ def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
 def test_a_forked_child_does_not_keep_a_dead_campaign_locked(tmp_path: Path) -> None:
     code = """
         import os, sys, time
-        from arl_core.memory import campaign_lock
+        from arl_core.campaign_lock import campaign_lock
         with campaign_lock(sys.argv[1]):
             if not os.fork():
                 print(os.getpid(), flush=True)

@@ -10,7 +10,8 @@ import pytest
 from arl_core.config import ConfirmSettings
 from arl_core.confirm import Decision, Judgement, Noise
 from arl_core.errors import ConfigError
-from arl_core.memory import SCHEMA_VERSION, Memory
+from arl_core.memory import Memory
+from arl_core.memory_file import SCHEMA_VERSION
 from arl_core.outcome import Outcome
 from arl_core.records import Campaign, Experiment, State, confirmed_words
 from arl_core.repeats import Repeat, Repeats, Role

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from arl_core.memory import Memory, campaign_lock
+from arl_core.campaign_lock import campaign_lock
+from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment
 from frozen_env.contract import Status
 

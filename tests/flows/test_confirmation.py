@@ -22,6 +22,7 @@ from arl_core.second_look import reference
 from flows.costs import Costs
 from flows.display import PlainDisplay
 from flows.session import Session
+from flows.slots import Order
 from frozen_env.contract import Ending, RunResult, Score, Status
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,8 @@ class MadeUpHost:
     def __init__(self, values: dict[str, float | None], die_at: int | None = None) -> None:
         self.values, self.die_at, self.runs = values, die_at, list[tuple[str, int]]()
 
-    def run(self, source: str, *, seed: int, **_: Any) -> RunResult:
+    def run(self, order: Order, _on_event: Any = None) -> RunResult:
+        source, seed = order.source, order.seed
         if self.die_at is not None and len(self.runs) == self.die_at:
             raise Killed
         self.runs.append((source, seed))
@@ -52,8 +54,7 @@ class MadeUpHost:
 
 @pytest.fixture(autouse=True)
 def _without_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("train", "commit_repeat"):
-        monkeypatch.setattr(module, name, getattr(module, name).fn)
+    monkeypatch.setattr(module, "commit_repeat", module.commit_repeat.fn)
 
 
 @pytest.fixture
@@ -67,15 +68,20 @@ def open_session(tmp_path: Path) -> Callable[..., tuple[Session, MadeUpHost, lis
             memory.create_campaign(CAMPAIGN)
         host, said = MadeUpHost(values, die_at), list[str]()
         display = PlainDisplay(config, said.append)
-        return Session(config, CAMPAIGN, memory, host, display, tmp_path), host, said  # type: ignore[arg-type]
+        session = Session(config, CAMPAIGN, memory, host, display, tmp_path, config.iterations)  # type: ignore[arg-type]
+        return session, host, said
 
     return opened
+
+
+def first_run(source: str) -> Order:
+    return Order(0, source, 0, Path("unused"), "none", {})
 
 
 def seed_experiment(session: Session) -> Experiment:
     """Experiment 0 with its noise floor, committed."""
     costs = Costs(None)
-    result = module.paid_for(session, "base") or session.host.run("base", seed=0)
+    result = module.paid_for(session, "base") or session.slots.run(first_run("base"), print)
     outcome = settle(result, None, "lower")
     fields = module.measure_floor(session, "base", "base", result, outcome, costs)
     assert result.score is not None
@@ -89,7 +95,7 @@ def look(session: Session, source: str, index: int = 1) -> module.Look:
     """A candidate's first run and second look."""
     incumbent = session.memory.incumbent("c")
     assert incumbent is not None
-    result = module.paid_for(session, source) or session.host.run(source, seed=0)
+    result = module.paid_for(session, source) or session.slots.run(first_run(source), print)
     outcome = settle(result, reference(incumbent), "lower")
     return module.second_look(session, index, source, source, result, outcome, incumbent, Costs(None))
 
@@ -241,15 +247,16 @@ def test_the_error_of_a_test_that_was_killed_for_good_stays_spent(open_session):
 
 DRIVER = """
 import sys
+import flows.iteration
 import flows.research
 from dataclasses import replace
 from arl_core.policy.rollout import EditBlock
-original = flows.research.propose
+original = flows.iteration.propose
 def propose(policy, prompt, source, seed):
     rollout = original(policy, prompt, source, seed)
     line = next(line for line in source.splitlines(keepends=True) if line.startswith("EMBED_LR = "))
     return replace(rollout, blocks=(EditBlock(line, "EMBED_LR = 0.3\\n"),))
-flows.research.propose = propose
+flows.iteration.propose = propose
 sys.exit(flows.research.main(sys.argv[1:]))
 """
 

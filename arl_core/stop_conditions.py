@@ -1,0 +1,80 @@
+"""When a campaign's start has done enough: a deadline, a number of experiments, GPU hours, or a plateau.
+
+Each start of a campaign (by hand, or by tonight's schedule) has its own StopConditions: hours, experiments, GPU hours and
+the plateau count from this start on. Hours are measured on a clock that does not jump; `until` is read off the wall.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from arl_core.config import StopSettings
+from arl_core.records import Experiment
+from frozen_env.contract import Status
+
+
+class StopConditions:
+    """Says why to stop, or ''. `experiment_s` is what one experiment takes at least: none is begun that could not end in time."""
+
+    def __init__(
+        self,
+        settings: StopSettings,
+        experiment_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = lambda: datetime.now().astimezone(),
+    ) -> None:
+        self.settings = settings
+        self._experiment_s = experiment_s
+        self._clock, self._wall = clock, wall
+        self._began_s = clock()
+        self.deadline = deadline(settings.until, wall()) if settings.until else None
+        self._begun = 0
+        self._gpu_s = 0.0
+        self._since_best = 0
+
+    def begin(self) -> None:
+        """Count an experiment that is about to start."""
+        self._begun += 1
+
+    def settled(self, experiment: Experiment) -> None:
+        """Take in what became of one."""
+        self._gpu_s += sum(experiment.costs.get(part, 0.0) for part in ("startup", "training", "scoring", "confirm"))
+        self._since_best = 0 if experiment.status is Status.KEPT else self._since_best + 1
+
+    def reason(self) -> str:
+        """Why no further experiment should begin, as words for a person; '' while one may."""
+        limits = self.settings
+        if limits.experiments is not None and self._begun >= limits.experiments:
+            return f"{self._begun} experiments were begun (stop.experiments)"
+        if limits.hours is not None and self._clock() - self._began_s + self._experiment_s > 3600 * limits.hours:
+            return f"no further experiment would end within {limits.hours:g} hours (stop.hours)"
+        if self.deadline is not None and self._wall() + timedelta(seconds=self._experiment_s) > self.deadline:
+            return f"no further experiment would end before {self.deadline:%Y-%m-%d %H:%M} (stop.until)"
+        if limits.gpu_hours is not None and self._gpu_s >= 3600 * limits.gpu_hours:
+            return f"candidates have used {self._gpu_s / 3600:.2f} GPU hours (stop.gpu_hours)"
+        if limits.plateau is not None and self._since_best >= limits.plateau:
+            return f"no new best in {self._since_best} experiments (stop.plateau)"
+        return ""
+
+
+def deadline(until: str, now: datetime) -> datetime:
+    """Return when `until` is: "07:00" is the next such time of day in local time, anything else an ISO 8601 date and time.
+
+    ValueError for what is neither, or has passed.
+    """
+    try:
+        moment = datetime.strptime(until, "%H:%M")
+        at = now.replace(hour=moment.hour, minute=moment.minute, second=0, microsecond=0)
+        return at if at > now else at + timedelta(days=1)
+    except ValueError:
+        pass
+    try:
+        at = datetime.fromisoformat(until)
+    except ValueError:
+        raise ValueError(f"stop.until takes a time such as 07:00 or 2026-12-24T07:00, got {until!r}") from None
+    at = at.astimezone(now.tzinfo) if at.tzinfo else at.replace(tzinfo=now.tzinfo)
+    if at <= now:
+        raise ValueError(f"stop.until has passed: {until!r}, it is {now:%Y-%m-%d %H:%M %Z}")
+    return at

@@ -1,0 +1,59 @@
+"""A host process whose candidates answer at once: `python -m bench.answering_node SPEC_JSON DATA_DIR`, for bench.faults.
+
+It speaks the protocol of frozen_env.runtime.host. The candidate is a process, which can be killed, that lives for a
+moment; its result is a function of the source and the seed. It asks for no verdict: those come when they come.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+
+from bench.answers import DIGEST, answer
+from frozen_env.contract import Cause, Ending, RunResult
+from frozen_env.runtime import processes
+from frozen_env.runtime.host import Caller
+from frozen_env.spec import EnvironmentSpec
+
+CANDIDATE_S = 0.15
+
+
+def main() -> int:
+    spec = EnvironmentSpec.from_json(json.loads(sys.argv[1]))
+    caller = Caller()
+    processes.adopt_orphans()
+    try:
+        caller.say({"event": "ready", "sandbox": "none", "environment_digest": DIGEST})
+        while (request := caller.next_request()) is not None:
+            order = request["run"]
+            result = run(spec, str(order["source"]), int(order["seed"]))
+            caller.say({"event": "result", "result": result.to_json()})
+    except BrokenPipeError:
+        return 1
+    finally:
+        processes.kill_all_descendants()
+    return 0
+
+
+def run(spec: EnvironmentSpec, source: str, seed: int) -> RunResult:
+    pid = os.fork()
+    if pid == 0:
+        processes.die_with_parent()
+        time.sleep(CANDIDATE_S)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    result = answer(source, seed, spec.budget_s)
+    if os.WIFSIGNALED(status):
+        reason = f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
+        return dataclasses.replace(
+            result, ending=Ending.CRASHED, cause=Cause.SIGNAL, reason=reason, score=None, reports=()
+        )
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

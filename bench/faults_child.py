@@ -1,0 +1,63 @@
+"""The process that bench.faults kills: a real campaign through its command line's entry, with a stand-in for training."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+# Imported before the fork, so that a campaign starts in a moment
+import mlflow  # noqa: F401
+import peft  # noqa: F401
+import transformers  # noqa: F401
+
+import arl_core.policy.policy  # noqa: F401
+import flows.slots
+from bench import fault_points
+from flows.research import main
+from frozen_env.runtime.supervisor import Host
+
+
+class AnsweringHost(Host):
+    """The real supervisor around a process whose candidates answer at once."""
+
+    module = "bench.answering_node"
+
+
+def run(place: Path, settings: dict[str, Any], point: str, occurrence: int) -> NoReturn:
+    """Begin the campaign at `place`, or resume it if it has begun, and exit with the command line's code."""
+    code = 70
+    try:
+        log = os.open(place / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        flows.slots.Host = AnsweringHost  # type: ignore[misc]
+        if point:
+            fault_points.arm(point, occurrence)
+        memory = place / "memory.duckdb"
+        words = ["--preset", "embedded", "--set", f"memory={memory}"]
+        if begun(memory):
+            words += ["--resume", "latest"]
+        else:
+            words += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        code = main(words)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def begun(path: Path) -> bool:
+    """Whether a campaign is in this memory."""
+    from arl_core.memory import Memory
+
+    if not path.exists():
+        return False
+    memory = Memory(path)
+    try:
+        return bool(memory.campaigns())
+    finally:
+        memory.close()

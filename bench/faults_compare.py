@@ -1,0 +1,90 @@
+"""Is a campaign that was killed and resumed the same as one that was not? Every field but identity, times and costs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from arl_core.memory import Memory
+from flows.session import unpack_rollouts
+
+APART = ("campaign_id", "created_at", "costs")
+SECONDS = ("update_seconds",)
+
+
+def read(place: Path) -> dict[str, Any]:
+    """Return what two campaigns of the same seeds must share."""
+    memory = Memory(place / "memory.duckdb")
+    campaign = memory.get_campaign("latest")
+    state = memory.state(campaign.id)
+    assert state is not None
+    experiments = [_comparable(one.to_json()) for one in memory.experiments(campaign.id)]
+    rollouts = [(rollout.completion, rollout.seed, reward) for rollout, reward in unpack_rollouts(state.blob)]
+    found = {
+        "experiments": experiments,
+        "policy_step": state.values["policy_step"],
+        "policy": _policy(place, campaign.id, state.values["checkpoints"][-1][0]),
+        "pending": rollouts,
+        "status": campaign.status,
+        "mlflow": _mlflow(place, campaign.id),
+    }
+    memory.close()
+    return found
+
+
+def committed(place: Path) -> set[int]:
+    """Indices in the memory now, read as a resuming campaign would read them."""
+    path = place / "memory.duckdb"
+    if not path.exists():
+        return set()
+    memory = Memory(path)
+    try:
+        return {one.index for one in memory.experiments("latest")} if memory.campaigns() else set()
+    finally:
+        memory.close()
+
+
+def against(truth: dict[str, Any], place: Path) -> tuple[int, int, list[str]]:
+    """Return (experiments missing in the end, experiments there twice, differences as sentences)."""
+    found = read(place)
+    memory = Memory(place / "memory.duckdb")
+    campaigns = len(memory.campaigns())
+    memory.close()
+    indices = Counter(one["index"] for one in found["experiments"])
+    lost = len({one["index"] for one in truth["experiments"]} - set(indices))
+    twice = sum(count - 1 for count in indices.values())
+    runs = Counter(name for name, _ in found["mlflow"])
+    twice += sum(count - 1 for count in runs.values())
+    differences = [] if campaigns == 1 else [f"{campaigns} campaigns instead of one"]
+    for mine, theirs in zip(found["experiments"], truth["experiments"], strict=False):
+        names = [name for name in theirs if mine[name] != theirs[name]]
+        if names:
+            differences.append(f"experiment {theirs['index']} differs in {', '.join(names)}: {mine[names[0]]!r:.200}")
+    differences += [f"{name} differs" for name in truth if name != "experiments" and found[name] != truth[name]]
+    return lost, twice, differences
+
+
+def _comparable(record: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in record.items() if name not in APART}
+    if "update" in kept["extra"]:
+        update = {name: value for name, value in kept["extra"]["update"].items() if name not in SECONDS}
+        kept["extra"] = kept["extra"] | {"update": update}
+    return kept
+
+
+def _policy(place: Path, campaign_id: str, name: str) -> str:
+    """The sha256 of parameters, optimizer and random state."""
+    path = place / "campaigns" / campaign_id / "policy" / name / "policy.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _mlflow(place: Path, campaign_id: str) -> list[tuple[str, str]]:
+    """(kind and index, status) of every run of the campaign, in order."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{place / 'mlflow.db'}")
+    groups = [group.experiment_id for group in client.search_experiments()]
+    runs = client.search_runs(groups, f"tags.campaign = '{campaign_id}'", max_results=1000)
+    return sorted((f"{run.data.tags['kind']} {run.data.tags.get('index', '')}", run.info.status) for run in runs)

@@ -1,0 +1,110 @@
+"""Resident memory and disk of a campaign over thousands of experiments: neither may grow with their number.
+
+python -m bench.soak --experiments 2000 --json
+
+The real loop (Prefect, DuckDB, MLflow, retention, a tiny random policy that samples and learns) in one process, around a
+stand-in that answers for the candidates at once; edits move a constant, so every one of them runs. Prints resident
+memory along the way. The figure is what it grew between the quarter mark and the end, over the experiments in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+MARKS = 20
+RECENT = 100  # experiments whose folders and artifacts stay, so that a soak sees many of them go
+SETTINGS = {
+    "policy.model": "tiny-random",
+    "confirm.enabled": False,
+    "policy.threads": 1,
+    "policy.max_new_tokens": 96,
+    "policy.epochs": 1,
+    "environment.budget_s": 1.0,
+    "environment.check_every_s": 0.25,
+    "retention.recent": RECENT,
+    "retention.best": 20,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.soak", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--experiments", type=int, default=2000)
+    parser.add_argument("--json", action="store_true", help="print the figures as the last line")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        figures = soak(Path(folder), options.experiments)
+    if options.json:
+        print(json.dumps(figures))
+    return 0
+
+
+def soak(folder: Path, experiments: int) -> dict[str, Any]:
+    """Run the campaign in this process and return its figures."""
+    import flows.research
+    import flows.slots
+    from bench.stand_ins import SleepingHost, running_edits
+
+    class AtOnce(SleepingHost):
+        """A host that answers without sleeping."""
+
+        def run(self, source: str, *, seed: int, place: Path, on_event: Any = None, **_: Any) -> Any:
+            from bench.answers import answer
+
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "log.txt").write_text("step 1\n" * 100)
+            return answer(source, seed, self.spec.budget_s)
+
+    marks: list[tuple[int, float, float]] = []
+    began_s = time.monotonic()
+    settled = flows.research.settled
+
+    def watch(session: Any, stop: Any, experiment: Any) -> None:
+        settled(session, stop, experiment)
+        if experiment.index % max(1, experiments // MARKS) == 0:
+            mark = (experiment.index, resident_mb(), disk_mb(folder, ("artifacts", "campaigns")))
+            marks.append(mark)
+            seconds = time.monotonic() - began_s
+            print(
+                f"{mark[0]:6d} experiments  {mark[1]:7.1f} MB resident  {mark[2]:6.1f} MB files  {seconds:.0f} s",
+                flush=True,
+            )
+
+    flows.slots.Host = AtOnce  # type: ignore[misc,assignment]
+    flows.research.settled = watch
+    settings = SETTINGS | {"memory": str(folder / "memory.duckdb"), "iterations": experiments}
+    with running_edits():
+        found = flows.research.research("embedded", settings=settings)
+    quarter = next(mark for mark in marks if mark[0] >= experiments // 4)
+    last = marks[-1]
+    return {
+        "experiments": sum(found["statuses"].values()),
+        "resident_mb": {str(index): round(resident, 1) for index, resident, _ in marks},
+        "files_mb": {str(index): round(files, 2) for index, _, files in marks},
+        "growth_kb_per_experiment": round(1024 * (last[1] - quarter[1]) / max(1, last[0] - quarter[0]), 2),
+        "database_mb": {
+            "memory": round((folder / "memory.duckdb").stat().st_size / 2**20, 1),
+            "mlflow": round((folder / "mlflow.db").stat().st_size / 2**20, 1),
+        },
+        "seconds": round(time.monotonic() - began_s),
+    }
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def disk_mb(folder: Path, names: tuple[str, ...]) -> float:
+    files = (path for name in names for path in (folder / name).rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in files) / 2**20
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,274 @@
+"""The steps of one experiment: propose, run, conclude. research.py takes them one after the other, parallel.py overlaps them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from arl_core.config import CampaignConfig
+from arl_core.outcome import Outcome, settle
+from arl_core.records import Experiment, source_hash, utc_now
+from arl_core.second_look import reference
+from arl_core.stopping import stopping_snapshot
+from flows.confirm import Look, measure_floor, paid_for, second_look
+from flows.costs import Costs
+from flows.retention import retire
+from flows.session import Session, check_disk
+from flows.slots import Order
+from flows.surroundings import ROOT
+from frozen_env.contract import Cause, ResearchError, RunResult, Status
+from tasks import forget_results
+from tasks.commit import commit
+from tasks.patch import Patch, patch
+from tasks.prompt import make_prompt
+from tasks.propose import propose, propose_many
+from tasks.reward import make_reward
+from tasks.track import track
+from tasks.update import checkpoint, update
+
+if TYPE_CHECKING:
+    from arl_core.policy.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One edit on its way. `incumbent` is the best at the time of the proposal: the reward is computed against it."""
+
+    index: int
+    incumbent: Experiment
+    prompt: str
+    rollout: Rollout
+    edit: Patch
+    policy_step: int
+    costs: Costs
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A settled run: what the second look found, and the value of the incumbent that it was compared with."""
+
+    look: Look
+    bar: float
+
+
+def run_seed(session: Session) -> Experiment:
+    """Experiment 0: the untouched target with the preset's constants. It needs no proposal."""
+    source = (session.folder / "seed_train.py").read_text(encoding="utf-8")
+    session.display.candidate("the untouched target")
+    costs = Costs(session.after_commit)
+    program = source_hash(source)
+    result = paid_for(session, program) or _run(session, source, 0, costs)
+    costs.parts |= _run_costs(result)
+    outcome = settle(result, None, session.campaign.direction)
+    floor = measure_floor(session, source, program, result, outcome, costs)
+    summary = "the untouched target"
+    experiment = _experiment(session, 0, outcome, result, costs, source=source, summary=summary, **floor)
+    _remember(session, experiment, costs)
+    if outcome.value is None:
+        raise ResearchError(
+            f"the untouched target did not give a score ({outcome.cause}: {outcome.reason}); "
+            f"see {session.place(0) / 'log.txt'}, mend {session.config.source} and start again"
+        )
+    return experiment
+
+
+def run_iteration(session: Session, index: int) -> Experiment:
+    """One edit: prompt, propose, patch, train, reward, update, commit, track."""
+    (proposal,) = propose_edits(session, [index])
+    result = None
+    if proposal.edit.runs:
+        source = proposal.edit.source
+        result = paid_for(session, source_hash(source)) or _run(session, source, index, proposal.costs)
+    return conclude(session, proposal, result, look_at(session, proposal, result))
+
+
+def propose_edits(session: Session, indices: Sequence[int]) -> list[Proposal]:
+    """Sample one edit per index from the present state, in one batch, and apply each to the incumbent.
+
+    The seconds of prompt and proposal are shared out evenly.
+    """
+    campaign, config, display = session.campaign, session.config, session.display
+    costs = Costs(session.after_commit)
+    incumbent = _present(session)
+    with costs.timed("load_policy"):
+        policy = session.policy()
+    display.phase("proposing")
+    with costs.timed("prompt"):
+        prompt = make_prompt(session.memory, campaign, config, incumbent, indices[0], policy.count_tokens, ROOT)
+    seeds = [seed_of(config, index) for index in indices]
+    with costs.timed("propose"):
+        if len(seeds) == 1:
+            rollouts = [propose(policy, prompt.text, incumbent.source, seeds[0])]
+        else:
+            rollouts = propose_many(policy, prompt.text, incumbent.source, seeds)
+    proposals = []
+    for index, rollout, share in zip(indices, rollouts, costs.shared(len(seeds)), strict=True):
+        with share.timed("patch"):
+            edit = patch(incumbent.source, rollout, config.edit, session.memory, campaign.id)
+        display.candidate(edit.summary or edit.reason)
+        proposals.append(Proposal(index, incumbent, prompt.text, rollout, edit, session.policy_step, share))
+    return proposals
+
+
+def order(session: Session, source: str, index: int, costs: Costs) -> Order:
+    """Return all that a candidate needs to run, wherever that is. Raises ConfigError when the disk is full."""
+    config = session.config
+    check_disk(session.folder)
+    with costs.timed("verdict_snapshot"):
+        snapshot = stopping_snapshot(session.memory, session.campaign, config)
+    return Order(index, source, config.seed, session.place(index), config.stopping.rule, snapshot)
+
+
+def looks_better(session: Session, result: RunResult) -> bool:
+    """Whether a run beats the present incumbent, so that re-runs may follow before it is believed."""
+    bar = reference(_present(session))
+    kept = settle(result, bar, session.campaign.direction).status is Status.KEPT
+    return kept and session.config.confirm.enabled
+
+
+def look_at(session: Session, proposal: Proposal, result: RunResult | None) -> Judged:
+    """Settle a run against the present incumbent; one that looks better is run again, in pairs, before it is believed.
+
+    `result` is None when the edit could not run.
+    """
+    present, edit = _present(session), proposal.edit
+    bar = reference(present)
+    outcome = settle(result, bar, session.campaign.direction) if result is not None else _refused(edit)
+    program = source_hash(edit.source) if edit.source else ""
+    look = second_look(session, proposal.index, edit.source, program, result, outcome, present, proposal.costs)
+    return Judged(look, bar)
+
+
+def conclude(session: Session, proposal: Proposal, result: RunResult | None, judged: Judged) -> Experiment:
+    """Reward, learn, commit, track.
+
+    The reward compares with the incumbent of the proposal; what is kept has beaten the present one.
+    """
+    campaign, config, costs, look = session.campaign, session.config, proposal.costs, judged.look
+    edit, rollout, incumbent = proposal.edit, proposal.rollout, proposal.incumbent
+    if result is not None:
+        costs.parts |= _run_costs(result)
+    with costs.timed("reward"):
+        rewarded = look.to_reward(judged.bar, campaign.direction)
+        terms = make_reward(rewarded, reference(incumbent), campaign.direction, config.reward)
+    if config.policy.learns:
+        session.pending.append((rollout, terms["reward"]))
+    metrics = _update(session, costs) if len(session.pending) >= config.policy.batch_edits else {}
+    extra: dict[str, Any] = {"update": metrics} if metrics else {}
+    if proposal.policy_step != session.policy_step - bool(metrics):
+        extra["proposed_at_step"] = proposal.policy_step  # the policy has learned while this candidate ran
+    experiment = _experiment(
+        session,
+        proposal.index,
+        look.outcome,
+        result,
+        costs,
+        parent_index=incumbent.index,
+        incumbent_value=reference(incumbent),
+        source=edit.source,
+        source_hash=source_hash(edit.source) if edit.source else "",
+        diff=edit.diff,
+        summary=edit.summary,
+        repairs=edit.repairs,
+        prompt=proposal.prompt,
+        completion=rollout.completion,
+        reward=terms["reward"],
+        reward_terms=terms,
+        policy_step=session.policy_step,
+        **look.fields | {"extra": look.fields.get("extra", {}) | extra},
+    )
+    _remember(session, experiment, costs)
+    return experiment
+
+
+def seed_of(config: CampaignConfig, index: int) -> int:
+    """The proposal's seed: a function of the campaign's seed and the experiment, so that a resumed one samples the same."""
+    return (config.seed * 1_000_003 + index) % 2**31
+
+
+def _present(session: Session) -> Experiment:
+    incumbent = session.memory.incumbent(session.campaign.id)
+    if incumbent is None:
+        raise ResearchError(f"campaign {session.campaign.id} has no scored experiment to start from; start a new one")
+    return incumbent
+
+
+def _run(session: Session, source: str, index: int, costs: Costs) -> RunResult:
+    job = order(session, source, index, costs)
+    session.display.phase("starting the candidate")
+    with costs.timed("policy_to_cpu"):
+        session.make_room()
+    with costs.timed("run"):
+        return session.slots.run(job, session.display.event)
+
+
+def _run_costs(result: RunResult) -> dict[str, float]:
+    return {"startup": result.startup_s, "training": result.training_s, "scoring": result.scoring_s}
+
+
+def _refused(edit: Patch) -> Outcome:
+    return Outcome(Status.DUPLICATE if edit.duplicate_of is not None else Status.REJECTED, Cause.NONE, edit.reason)
+
+
+def _update(session: Session, costs: Costs) -> dict[str, float]:
+    """PPO on the full batch, then the checkpoint: it is on disk before the memory says so."""
+    session.display.phase("updating the policy")
+    rollouts, rewards = zip(*session.pending, strict=True)
+    with costs.timed("update"):
+        metrics = update(session.policy(), rollouts, rewards)
+    step = session.policy_step + 1
+    with costs.timed("checkpoint"):
+        name, digest = checkpoint(session.policy(), session.policy_folder, step)
+    session.add_checkpoint(name, digest, step)
+    session.pending = []
+    session.display.updated(metrics)
+    return metrics
+
+
+def _experiment(
+    session: Session, index: int, outcome: Outcome, result: RunResult | None, costs: Costs, **known: Any
+) -> Experiment:
+    campaign = session.campaign
+    fields: dict[str, Any] = {
+        "campaign_id": campaign.id,
+        "index": index,
+        "status": outcome.status,
+        "cause": outcome.cause,
+        "reason": outcome.reason,
+        "value": outcome.value,
+        "estimate": outcome.estimate,
+        "metric": campaign.metric,
+        "direction": campaign.direction,
+        "costs": costs.finished(),
+        "created_at": utc_now(),
+        "environment_digest": campaign.environment_digest,
+        "seed": session.config.seed,
+    }
+    if result is not None:
+        fields |= {
+            "reports": result.reports,
+            "verdicts": result.verdicts,
+            "log": result.log_tail,
+            "tokens": result.tokens_served,
+            "peak_memory_mb": result.peak_memory_mb,
+            "sandbox": result.sandbox,
+        }
+    if index == 0:
+        fields["source_hash"] = source_hash(known["source"])
+    return Experiment(**(fields | known))
+
+
+def _remember(session: Session, experiment: Experiment, costs: Costs) -> None:
+    """Commit, then bring MLflow in line, then tidy up."""
+    session.display.phase("remembering")
+    with costs.timed("commit"):
+        commit(session.memory, experiment, session.state())
+    keep = session.config.keep_weights or experiment.status is Status.KEPT
+    with costs.timed("track"):
+        if session.config.tracking:
+            track(session.campaign, experiment, session.folder)
+    session.tidy(experiment, keep)
+    retire(session, experiment.index)
+    session.after_commit = costs
+    forget_results()

@@ -1,0 +1,158 @@
+"""Candidates side by side: K edits proposed from one state, results taken as they come.
+
+A straggler holds nobody up: as soon as a slot is free, the next edit is proposed from the state of that moment. A run that
+looks better than the incumbent is run again, in pairs, on one slot while the others go on; such second looks come one after the
+other, each against the incumbent of its time. The policy learns in batches of `policy.batch_edits`, in the order in which
+experiments are settled. They are committed in that order too, under the index that they were proposed with; a campaign that
+is killed resumes with the indices that are missing.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from arl_core.records import Experiment, source_hash
+from arl_core.stop_conditions import StopConditions
+from flows.confirm import paid_for
+from flows.iteration import Judged, Proposal, conclude, look_at, looks_better, order, propose_edits
+from flows.session import Session
+from frozen_env.contract import RunResult
+
+WAKE_S = 0.5  # how often the wait for results lets signals in
+
+
+def run_parallel(session: Session, indices: Iterator[int], stop: StopConditions) -> None:
+    """Run the experiments of `indices`, session.slots.count at a time, until there are no more or `stop` says so."""
+    looks = ThreadPoolExecutor(1, thread_name_prefix="second-look")
+    try:
+        _Flights(session, indices, stop, looks).run()
+    finally:
+        looks.shutdown(wait=False, cancel_futures=True)  # its run ends with the slots, which are closed after us
+
+
+def settled(session: Session, stop: StopConditions, experiment: Experiment) -> None:
+    stop.settled(experiment)
+    session.display.settled(experiment, session.memory.incumbent(session.campaign.id))
+    session.show(experiment.index)
+
+
+@dataclass
+class _Flights:
+    """What is under way: runs, at most one second look, and runs that wait for theirs (those hold no slot)."""
+
+    session: Session
+    indices: Iterator[int]
+    stop: StopConditions
+    looks: ThreadPoolExecutor
+    running: dict[Future[RunResult], Proposal] = field(default_factory=dict)
+    waiting: deque[tuple[Proposal, RunResult]] = field(default_factory=deque)
+    looking: tuple[Future[Judged], Proposal, RunResult] | None = None
+
+    @property
+    def free(self) -> int:
+        return self.session.slots.count - len(self.running) - bool(self.looking)
+
+    def run(self) -> None:
+        while True:
+            self._look()
+            self._fill()
+            if not (self.running or self.looking):
+                return
+            self._tell()
+            self._take()
+
+    def _look(self) -> None:
+        """Begin the next second look, before new edits take the slot."""
+        if self.waiting and self.looking is None and self.free > 0:
+            proposal, result = self.waiting.popleft()
+            context = contextvars.copy_context()  # Prefect's: its runs belong to the campaign's flow run
+            future = self.looks.submit(context.run, look_at, self.session, proposal, result)
+            self.looking = (future, proposal, result)
+
+    def _fill(self) -> None:
+        """Propose until every slot has a candidate. An edit that cannot run is settled at once and costs no slot."""
+        while self.free > 0:
+            taken = list(_next(self.indices, self.stop, self.free))
+            if not taken:
+                return
+            self.session.display.begin(taken[-1], self.session.last_index)
+            for proposal in propose_edits(self.session, taken):
+                self._begin(self._not_under_way(proposal))
+
+    def _begin(self, proposal: Proposal) -> None:
+        if not proposal.edit.runs:
+            self._settle(proposal, None)
+            return
+        paid = paid_for(self.session, source_hash(proposal.edit.source))
+        if paid is not None:
+            self._landed(proposal, paid)
+            return
+        job = order(self.session, proposal.edit.source, proposal.index, proposal.costs)
+        self.running[self.session.slots.submit(job, _ignore)] = proposal
+
+    def _take(self) -> None:
+        """Wait until something has landed, and settle it."""
+        pending: set[Future[Any]] = {*self.running, *([self.looking[0]] if self.looking else [])}
+        done: set[Future[Any]] = set()
+        while not done:
+            done = wait(pending, timeout=WAKE_S, return_when=FIRST_COMPLETED).done
+        if self.looking is not None and self.looking[0] in done:
+            future, proposal, result = self.looking
+            self.looking = None
+            settled(self.session, self.stop, conclude(self.session, proposal, result, future.result()))
+        for run in sorted(done & self.running.keys(), key=lambda one: self.running[one].index):
+            proposal = self.running.pop(run)
+            proposal.costs.parts["run"] = proposal.costs.since_began() - proposal.costs.parts.get("patch", 0.0)
+            self._landed(proposal, run.result())
+
+    def _landed(self, proposal: Proposal, result: RunResult) -> None:
+        if looks_better(self.session, result):
+            self.waiting.append((proposal, result))
+        else:
+            self._settle(proposal, result)
+
+    def _settle(self, proposal: Proposal, result: RunResult | None) -> None:
+        judged = look_at(self.session, proposal, result)
+        settled(self.session, self.stop, conclude(self.session, proposal, result, judged))
+
+    def _not_under_way(self, proposal: Proposal) -> Proposal:
+        """The memory knows what was tried; this knows what is being tried."""
+        if not proposal.edit.runs:
+            return proposal
+        wanted = source_hash(proposal.edit.source)
+        for other in self._under_way():
+            if source_hash(other.edit.source) == wanted:
+                reason = f"the same program as experiment {other.index}"
+                return replace(
+                    proposal, edit=replace(proposal.edit, reason=reason, code="duplicate", duplicate_of=other.index)
+                )
+        return proposal
+
+    def _under_way(self) -> list[Proposal]:
+        looking = [self.looking[1]] if self.looking else []
+        return [*self.running.values(), *looking, *(proposal for proposal, _ in self.waiting)]
+
+    def _tell(self) -> None:
+        running = ", ".join(f"#{one.index}" for one in self.running.values())
+        looking = f"; second look at #{self.looking[1].index}" if self.looking else ""
+        busy = len(self.running) + bool(self.looking)
+        self.session.display.phase(f"{busy} of {self.session.slots.count} slots run: {running or 'none'}{looking}")
+
+
+def _next(indices: Iterator[int], stop: StopConditions, most: int) -> Iterator[int]:
+    for _ in range(most):
+        if stop.reason():
+            return
+        for index in itertools.islice(indices, 1):
+            stop.begin()
+            yield index
+
+
+def _ignore(_event: dict[str, Any]) -> None:
+    """The display follows one candidate; with several side by side it shows how they end."""

@@ -1,0 +1,126 @@
+"""Where candidates run: slots of this machine, one host process each. Other nodes' slots are in nodes.py."""
+
+from __future__ import annotations
+
+import contextvars
+import queue
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from arl_core.config import CampaignConfig
+from frozen_env.contract import Ending, HostError, RunResult
+from frozen_env.fetch import data_dir
+from frozen_env.runtime import gpu_lock
+from frozen_env.runtime.supervisor import Host, OnEvent
+from tasks.train import train
+
+ABORT_LIMIT_S = 5.0  # a run that was asked to end and does not is killed with its host
+
+
+@dataclass(frozen=True)
+class Order:
+    """One candidate to run. `rule` and `snapshot` are what a stopping verdict needs; `place` is a folder of ours."""
+
+    index: int
+    source: str
+    seed: int
+    place: Path
+    rule: str
+    snapshot: dict[str, Any]
+
+
+class Slots(Protocol):
+    """Places where candidates run side by side."""
+
+    count: int
+    environment_digest: str
+
+    def run(self, order: Order, on_event: OnEvent) -> RunResult:
+        """Run one candidate and wait for it. Raises HostError when what surrounds it keeps dying."""
+
+    def submit(self, order: Order, on_event: OnEvent) -> Future[RunResult]:
+        """Have one candidate run as soon as a slot is free."""
+
+    def close(self) -> None:
+        """End whatever runs, within seconds."""
+
+
+class LocalSlots:
+    """K host processes on this machine. On GPUs each holds one of its own, locked; on a CPU they share the cores.
+
+    Raises HostError when there are fewer free GPUs than slots.
+    """
+
+    def __init__(self, config: CampaignConfig, count: int, stderr_path: Path) -> None:
+        self.count = count
+        self.environment_digest = self.sandbox = ""
+        self._held: list[gpu_lock.HeldGpu] = []
+        self._hosts: list[Host] = []
+        self._free: queue.SimpleQueue[Host] = queue.SimpleQueue()
+        self._flights: set[Future[RunResult]] = set()
+        self._threads: ThreadPoolExecutor | None = None
+        wanted = gpu_lock.visible() if config.environment.device != "cpu" else []
+        try:
+            for _ in range(count):
+                gpu = gpu_lock.hold(wanted) if wanted else None
+                self._held += [gpu] if gpu else []
+                host = Host(config.environment, data_dir(), stderr_path, gpu)
+                self._hosts.append(host)
+                self._free.put(host)
+                host.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def wait_ready(self) -> None:
+        """Wait until every host is warm. Raises what a refusing host raises: ManifestError, DataMissing and so on."""
+        for host in self._hosts:
+            host.wait_ready()
+        self.environment_digest, self.sandbox = self._hosts[0].environment_digest, self._hosts[0].sandbox
+
+    def run(self, order: Order, on_event: OnEvent) -> RunResult:
+        """Run one candidate: here when there is one slot, in the pool otherwise, where close() knows of it."""
+        return self._run(order, on_event) if self.count == 1 else self.submit(order, on_event).result()
+
+    def _run(self, order: Order, on_event: OnEvent) -> RunResult:
+        host = self._free.get()
+        try:
+            return self._run_on(host, order, on_event)
+        finally:
+            self._free.put(host)
+
+    def submit(self, order: Order, on_event: OnEvent) -> Future[RunResult]:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="slot")
+        context = contextvars.copy_context()  # Prefect's: the thread's task belongs to the campaign's flow run
+        future = self._threads.submit(context.run, self._run, order, on_event)
+        self._flights.add(future)
+        future.add_done_callback(self._flights.discard)
+        return future
+
+    def _run_on(self, host: Host, order: Order, on_event: OnEvent) -> RunResult:
+        result = train(host, order.source, order.seed, order.place, order.rule, order.snapshot, on_event)
+        if result.ending is Ending.CRASHED and host.gpu is not None and host.gpu.name not in gpu_lock.visible():
+            raise HostError(
+                f"GPU {host.gpu.name} has vanished while experiment {order.index} ran; it is not counted. "
+                "See `nvidia-smi` and `dmesg`, then resume"
+            )
+        return result
+
+    def close(self) -> None:
+        """End whatever runs and give the GPUs back."""
+        flights = list(self._flights)
+        if flights:
+            for host in self._hosts:
+                host.abort()
+            if wait(flights, timeout=ABORT_LIMIT_S).not_done:  # scoring does not listen
+                for host in self._hosts:
+                    host.kill()
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+        for host in self._hosts:
+            host.close()
+        for held in self._held:
+            held.close()

@@ -1,0 +1,113 @@
+"""Each limit stops by itself, at its own number, and says which it was."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from arl_core.config import StopSettings
+from arl_core.records import Experiment
+from arl_core.stop_conditions import StopConditions, deadline
+from frozen_env.contract import Status
+
+NIGHT = datetime(2026, 11, 24, 21, 0, tzinfo=UTC)
+
+
+class Clocks:
+    """A monotonic clock in seconds and a clock on the wall, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.wall = NIGHT
+
+    def conditions(self, experiment_s: float = 300.0, **limits: object) -> StopConditions:
+        return StopConditions(StopSettings(**limits), experiment_s, lambda: self.now_s, lambda: self.wall)
+
+
+def experiment(index: int, status: Status = Status.DISCARDED, training: float = 0.0) -> Experiment:
+    return Experiment(
+        "c", index, status, costs={"startup": 10.0, "training": training, "scoring": 5.0, "propose": 99.0}
+    )
+
+
+def test_without_limits_nothing_stops():
+    stop = Clocks().conditions()
+    for index in range(1000):
+        stop.begin()
+        stop.settled(experiment(index, training=3600))
+    assert stop.reason() == ""
+
+
+def test_experiments_are_counted_when_they_begin():
+    stop = Clocks().conditions(experiments=2)
+    stop.begin()
+    assert stop.reason() == ""
+    stop.begin()
+    assert "stop.experiments" in stop.reason()
+
+
+def test_no_experiment_begins_that_would_end_after_the_hours():
+    clocks = Clocks()
+    stop = clocks.conditions(hours=1.0)
+    clocks.now_s += 3300
+    assert stop.reason() == ""
+    clocks.now_s += 1
+    assert "stop.hours" in stop.reason()
+
+
+def test_hours_do_not_care_for_jumps_of_the_wall_clock():
+    clocks = Clocks()
+    stop = clocks.conditions(hours=1.0)
+    clocks.wall += timedelta(days=365)
+    assert stop.reason() == ""
+    clocks.wall -= timedelta(days=730)
+    clocks.now_s += 3601
+    assert "stop.hours" in stop.reason()
+
+
+def test_a_time_of_day_is_read_off_the_wall():
+    clocks = Clocks()
+    stop = clocks.conditions(until="07:00")
+    clocks.wall = datetime(2026, 11, 25, 6, 55, tzinfo=UTC)
+    assert stop.reason() == ""
+    clocks.wall += timedelta(seconds=1)
+    assert "2026-11-25 07:00 (stop.until)" in stop.reason()
+
+
+def test_gpu_hours_are_those_of_the_candidates():
+    stop = Clocks().conditions(gpu_hours=0.1)
+    stop.settled(experiment(1, training=344))
+    assert stop.reason() == ""
+    stop.settled(experiment(2, training=0))
+    assert "stop.gpu_hours" in stop.reason()
+
+
+def test_a_plateau_is_a_row_without_a_new_best():
+    stop = Clocks().conditions(plateau=3)
+    for status in ("discarded", "crashed", "kept", "rejected", "stopped_early"):
+        stop.settled(experiment(1, Status(status)))
+        assert stop.reason() == ""
+    stop.settled(experiment(9))
+    assert "3 experiments (stop.plateau)" in stop.reason()
+
+
+@pytest.mark.parametrize(
+    ("until", "wanted"),
+    [
+        ("22:30", "2026-11-24T22:30:00+00:00"),
+        ("21:00", "2026-11-25T21:00:00+00:00"),
+        ("2026-12-24T07:00", "2026-12-24T07:00:00+00:00"),
+        ("2026-11-24T23:00+01:00", "2026-11-24T22:00:00+00:00"),
+    ],
+)
+def test_a_deadline_is_the_next_time_of_day_or_a_date(until, wanted):
+    assert deadline(until, NIGHT).isoformat() == wanted
+
+
+@pytest.mark.parametrize(
+    ("until", "words"), [("soon", "'soon'"), ("25:00", "'25:00'"), ("2026-11-24T07:00", "has passed")]
+)
+def test_a_deadline_that_makes_no_sense_is_refused(until, words):
+    with pytest.raises(ValueError, match=words):
+        deadline(until, NIGHT)

@@ -1,0 +1,127 @@
+"""The short version of bench.faults, and proof that it would notice: a comparison that cannot fail proves nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from arl_core.memory import Memory
+from arl_core.records import Campaign, Experiment, State
+from bench import fault_points, faults_compare
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = 4
+
+
+@pytest.mark.timeout(900)
+def test_a_campaign_that_is_killed_and_resumed_is_the_same_as_one_that_was_not(server):
+    command = [
+        sys.executable,
+        "-m",
+        "bench.faults",
+        "--kills",
+        str(KILLS),
+        "--seed",
+        "2",
+        "--server",
+        server.url,
+        "--json",
+    ]
+    environment = server.environment | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    figures = json.loads(done.stdout.splitlines()[-1])
+    wanted = {"kills": KILLS, "resumed": KILLS, "lost": 0, "duplicated": 0, "orphans": 0, "inconsistent": 0}
+    assert figures == wanted
+
+
+def test_every_point_has_its_turn_and_the_rest_comes_at_random():
+    blows = fault_points.plan(50, 0, server=True)
+    assert len(blows) == 50
+    assert {point for target, point, _ in blows if point} == set(fault_points.POINTS)
+    assert {target for target, point, _ in blows if not point} == {"flow", "host", "server"}
+    assert "server" not in {target for target, _, _ in fault_points.plan(50, 0, server=False)}
+
+
+def test_an_unknown_point_is_refused():
+    with pytest.raises(ValueError, match="'after lunch'"):
+        fault_points.arm("after lunch", 1)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A finished campaign of three experiments on disk."""
+    memory = Memory(tmp_path / "memory.duckdb")
+    memory.create_campaign(Campaign("c", "embedded", {}, "digest", 0, "2026-11-24T00:00:00+00:00", "text"))
+    for index in range(3):
+        memory.commit_iteration(experiment(index), state())
+    memory.close()
+    file = tmp_path / "campaigns" / "c" / "policy" / "step_000001" / "policy.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"weights")
+    runs = [("campaign ", "FINISHED"), *((f"experiment {index}", "FINISHED") for index in range(3))]
+    monkeypatch.setattr(faults_compare, "_mlflow", lambda *_: list(runs))
+    return tmp_path
+
+
+def experiment(index: int, **fields) -> Experiment:
+    costs = {"training": float(os.getpid() + index)}
+    return Experiment("c", index, "discarded", value=1.0 + index, source="x", **({"costs": costs} | fields))
+
+
+def state(**values) -> State:
+    return State({"policy_step": 1, "checkpoints": [["step_000001", "d", 1]], **values})
+
+
+def test_the_same_campaign_shows_no_difference(place):
+    truth = faults_compare.read(place)
+    truth["experiments"] = [dict(one) for one in truth["experiments"]]
+    assert faults_compare.against(truth, place) == (0, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        ({"reward": 0.5}, "experiment 1 differs in reward"),
+        ({"prompt": "other"}, "experiment 1 differs in prompt"),
+        ({"extra": {"update": {"approx_kl": 0.1}}}, "experiment 1 differs in extra"),
+    ],
+)
+def test_a_changed_field_is_noticed(place, harm, words):
+    truth = faults_compare.read(place)
+    changed = dataclasses.replace(experiment(1), **harm)
+    truth["experiments"][1] = faults_compare._comparable(changed.to_json())
+    _, _, differences = faults_compare.against(truth, place)
+    assert [line.split(":")[0] for line in differences] == [words]
+
+
+def test_times_and_seconds_are_no_difference():
+    def update(seconds: float, kl: float) -> dict:
+        return faults_compare._comparable(
+            experiment(1, extra={"update": {"update_seconds": seconds, "kl": kl}}).to_json()
+        )
+
+    assert update(3.0, 0.1) == update(4.0, 0.1)
+    assert update(3.0, 0.1) != update(3.0, 0.2)
+    later = experiment(1, costs={"training": 9.0}, created_at="2030-01-01T00:00:00+00:00")
+    assert faults_compare._comparable(later.to_json()) == faults_compare._comparable(experiment(1).to_json())
+
+
+def test_a_lost_experiment_a_double_run_and_another_policy_are_noticed(place, monkeypatch):
+    truth = faults_compare.read(place)
+    truth["experiments"].append({"index": 3})
+    assert faults_compare.against(truth, place)[0] == 1
+    monkeypatch.setattr(
+        faults_compare, "_mlflow", lambda *_: [("experiment 1", "FINISHED"), ("experiment 1", "RUNNING")]
+    )
+    lost, twice, differences = faults_compare.against(truth, place)
+    assert (lost, twice) == (1, 1)
+    assert "mlflow differs" in differences
+    (place / "campaigns" / "c" / "policy" / "step_000001" / "policy.safetensors").write_bytes(b"others")
+    assert "policy differs" in faults_compare.against(truth, place)[2]

@@ -1,0 +1,152 @@
+"""Candidates side by side: who is started when, what a straggler holds up, what is settled against whom."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+import pytest
+
+from arl_core.config import StopSettings
+from arl_core.records import Experiment
+from arl_core.stop_conditions import StopConditions
+from flows import parallel
+from flows.costs import Costs
+from flows.iteration import Proposal
+from frozen_env.contract import HostError, Status
+from tasks.patch import Patch
+
+
+class World:
+    """A campaign around run_parallel: its edits are words, its slots are answered by the test, its memory is a list."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, slots: int, edits: dict[int, str], answers: list[int]) -> None:
+        self.edits, self.answers = edits, answers
+        self.batches: list[list[int]] = []
+        self.committed: list[tuple[int, str]] = []
+        self.flying: dict[int, Future] = {}
+        self.most_flying = 0
+        self.better: set[int] = set()
+        self.looked_at: list[int] = []
+        self.look_may_end = threading.Event()
+        self.session = SimpleNamespace(
+            slots=SimpleNamespace(count=slots, submit=self.submit),
+            display=SimpleNamespace(begin=lambda *_: None, phase=lambda *_: None, settled=lambda *_: None),
+            memory=SimpleNamespace(incumbent=lambda _: None),
+            campaign=SimpleNamespace(id="c"),
+            last_index=99,
+        )
+        monkeypatch.setattr(parallel, "propose_edits", self.propose)
+        monkeypatch.setattr(parallel, "conclude", self.conclude)
+        monkeypatch.setattr(parallel, "paid_for", lambda *_: None)
+        monkeypatch.setattr(parallel, "looks_better", lambda _session, result: result == "better")
+        monkeypatch.setattr(parallel, "look_at", self.look_at)
+        monkeypatch.setattr(parallel, "order", lambda _session, source, index, _costs: SimpleNamespace(index=index))
+
+    def propose(self, _session, indices):
+        self.batches.append(list(indices))
+        return [self.proposal(index) for index in indices]
+
+    def proposal(self, index):
+        word = self.edits.get(index, f"x = {index}")
+        edit = Patch(reason="not an edit", code="bad") if word == "invalid" else Patch(source=word)
+        return Proposal(index, Experiment("c", 0, "kept"), "", None, edit, 0, Costs(None))
+
+    def submit(self, order, _on_event):
+        self.flying[order.index] = Future()
+        self.most_flying = max(self.most_flying, len(self.flying))
+        self.answer()
+        return self.flying.get(order.index) or self.last
+
+    def answer(self):
+        """Give the next answer when the one that it is for is under way."""
+        if self.answers and self.answers[0] in self.flying:
+            self.last_index = self.answers.pop(0)
+            self.last = self.flying.pop(self.last_index)
+            self.last.set_result("better" if self.last_index in self.better else "result")
+
+    def look_at(self, _session, proposal, result):
+        if result == "better":
+            self.looked_at.append(proposal.index)
+            assert self.look_may_end.wait(30)
+        return "judged"
+
+    def conclude(self, _session, proposal, result, _judged):
+        status = (
+            Status.DISCARDED
+            if result
+            else (Status.DUPLICATE if proposal.edit.duplicate_of is not None else Status.REJECTED)
+        )
+        self.committed.append((proposal.index, status.value))
+        self.answer()
+        return Experiment("c", proposal.index, status)
+
+    def run(self, indices, **limits):
+        parallel.run_parallel(self.session, iter(indices), StopConditions(StopSettings(**limits)))
+
+
+def test_a_straggler_holds_nobody_up(monkeypatch):
+    world = World(monkeypatch, 2, {}, answers=[2, 3, 4, 5, 1])
+    world.run(range(1, 6))
+    assert world.committed == [(index, "discarded") for index in (2, 3, 4, 5, 1)]
+    assert world.most_flying == 2
+
+
+def test_free_slots_are_filled_by_one_batch_from_one_state(monkeypatch):
+    world = World(monkeypatch, 3, {}, answers=[1, 2, 3, 4])
+    world.run(range(1, 5))
+    assert world.batches[0] == [1, 2, 3]
+    assert sorted(itertools.chain(*world.batches)) == [1, 2, 3, 4]
+
+
+def test_an_edit_that_cannot_run_takes_no_slot(monkeypatch):
+    world = World(monkeypatch, 2, {1: "invalid", 2: "invalid"}, answers=[3, 4])
+    world.run(range(1, 5))
+    assert world.committed[:2] == [(1, "rejected"), (2, "rejected")]
+    assert sorted(world.committed[2:]) == [(3, "discarded"), (4, "discarded")]
+
+
+def test_the_same_program_is_not_run_twice_at_the_same_time(monkeypatch):
+    world = World(monkeypatch, 2, {1: "y = 1", 2: "y  =  1  # again"}, answers=[1, 3])
+    world.run(range(1, 4))
+    assert (2, "duplicate") in world.committed
+    assert sorted(world.committed) == [(1, "discarded"), (2, "duplicate"), (3, "discarded")]
+
+
+def test_what_is_under_way_is_waited_for_when_the_limit_is_reached(monkeypatch):
+    world = World(monkeypatch, 2, {}, answers=[2, 1, 3])
+    world.run(range(1, 99), experiments=3)
+    assert sorted(index for index, _ in world.committed) == [1, 2, 3]
+
+
+def test_second_looks_come_one_at_a_time_and_the_other_slots_go_on(monkeypatch):
+    world = World(monkeypatch, 2, {}, answers=[1, 2, 3, 4])
+    world.better = {1, 2}
+    loop = threading.Thread(target=world.run, args=(range(1, 5),), daemon=True)
+    loop.start()
+    deadline_s = time.monotonic() + 30
+    while not world.committed and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert world.looked_at == [1], "the second waits for the first"
+    assert (3, "discarded") in world.committed, "a slot went on"
+    world.look_may_end.set()
+    loop.join(timeout=30)
+    assert world.looked_at == [1, 2]
+    assert sorted(index for index, _ in world.committed) == [1, 2, 3, 4]
+
+
+def test_a_host_that_keeps_dying_ends_the_campaign(monkeypatch):
+    world = World(monkeypatch, 1, {}, answers=[])
+
+    def submit(order, _on_event):
+        future = Future()
+        future.set_exception(HostError("gone"))
+        return future
+
+    world.session.slots.submit = submit
+    with pytest.raises(HostError, match="gone"):
+        world.run(range(1, 3))
+    assert world.committed == []

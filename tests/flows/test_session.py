@@ -1,0 +1,148 @@
+"""What a session restores, and what it refuses to begin."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from arl_core.config import load_config
+from arl_core.errors import ConfigError, PolicyError
+from arl_core.memory import Memory
+from arl_core.policy.policy import Policy
+from arl_core.records import Campaign, Experiment, State
+from flows import retention
+from flows import session as module
+from flows.costs import Costs
+from flows.iteration import order
+from flows.session import Session
+from frozen_env.fetch import data_dir
+from tasks import forget_results
+
+
+class Said(list):
+    """A display that keeps what it was told."""
+
+    def say(self, text: str) -> None:
+        self.append(text)
+
+    def phase(self, text: str) -> None: ...
+
+
+def session(folder, **settings) -> Session:
+    config = load_config("embedded", {"policy.model": "tiny-random", "tracking": False, **settings})
+    memory = Memory(folder / "memory.duckdb")
+    campaign = Campaign("c", "embedded", config.to_json(), "digest", 0, "2026-11-24T00:00:00+00:00", "text")
+    if not memory.campaigns():
+        memory.create_campaign(campaign)
+    place = folder / "campaigns" / "c"
+    place.mkdir(parents=True, exist_ok=True)
+    return Session(config, campaign, memory, SimpleNamespace(count=1), Said(), place)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A campaign with two checkpoints, whose value heads differ, named in its last state."""
+    folder = tmp_path_factory.mktemp("trained")
+    one = session(folder)
+    policy = Policy.load(one.config.policy, data_dir())
+    for step in (1, 2):
+        for parameter in policy.network.head.parameters():
+            parameter.data.fill_(float(step))
+        name = f"step_{step:06d}"
+        one.add_checkpoint(name, policy.save(one.policy_folder / name), step)
+    one.memory.commit_iteration(Experiment("c", 0, "kept", value=1.0, source="x"), one.state())
+    return folder
+
+
+def head_of(one: Session) -> float:
+    return float(next(iter(one.policy().network.head.parameters())).detach().flatten()[0])
+
+
+def copied(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_a_campaign_goes_on_from_its_last_checkpoint(trained, tmp_path):
+    one = session(copied(trained, tmp_path))
+    assert (head_of(one), one.policy_step, list(one.display)) == (2.0, 2, [])
+
+
+@pytest.mark.parametrize("harm", ["torn", "altered", "gone"])
+def test_a_torn_checkpoint_falls_back_to_the_one_before_with_a_warning(trained, tmp_path, harm):
+    one = session(copied(trained, tmp_path))
+    file = one.policy_folder / "step_000002" / "policy.safetensors"
+    whole = file.read_bytes()
+    if harm == "gone":
+        shutil.rmtree(file.parent)
+    else:
+        file.write_bytes(whole[: len(whole) // 2] if harm == "torn" else whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert (head_of(one), one.policy_step) == (1.0, 1)
+    assert len(one.display) == 1
+    assert one.display[0].startswith("warning: policy checkpoint")
+    assert "falling back" in one.display[0]
+
+
+def test_with_no_checkpoint_left_a_young_policy_starts_again_and_says_so(trained, tmp_path):
+    one = session(copied(trained, tmp_path))
+    shutil.rmtree(one.policy_folder)
+    assert one.policy() is not None
+    assert one.policy_step == 0
+    assert "starts again from its warm start" in one.display[-1]
+
+
+def test_with_no_checkpoint_left_an_old_policy_is_not_thrown_away_silently(trained, tmp_path):
+    one = session(copied(trained, tmp_path))
+    values = {"policy_step": 9, "checkpoints": [["step_000009", "d", 9]]}
+    one.memory.commit_iteration(Experiment("c", 1, "kept", value=1.0, source="x"), State(values))
+    with pytest.raises(PolicyError, match=r"restore .* from a backup"):
+        one.policy()
+
+
+def test_no_candidate_starts_on_a_full_disk(tmp_path, monkeypatch):
+    one = session(tmp_path)
+    usage = shutil.disk_usage(tmp_path)._replace(free=10 * 2**20)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _path: usage)
+    with pytest.raises(ConfigError, match="only 10 MiB free"):
+        order(one, "x = 1", 1, Costs(None))
+
+
+def test_experiments_that_a_killed_campaign_left_out_come_first(tmp_path):
+    one = session(tmp_path)
+    one.last_index = 6
+    for index in (0, 1, 4):
+        one.memory.commit_iteration(Experiment("c", index, "discarded", value=1.0, source="x"), State())
+    assert list(one.indices()) == [2, 3, 5, 6]
+
+
+def test_old_folders_go_and_the_best_stay(tmp_path):
+    one = session(tmp_path, **{"retention.recent": 5, "retention.best": 2, "retention.weights": 1})
+    values = {0: 5.0, 1: 1.0, 2: 4.0, 3: 0.5, 4: 3.0}
+    for index in range(30):
+        kept = "kept" if index in (1, 3) else "discarded"
+        given = Experiment("c", index, kept, value=values.get(index, 9.0 + index), source="x")
+        one.memory.commit_iteration(given, State())
+        (one.place(index) / "submission").mkdir(parents=True)
+        retention.retire(one, index)
+    left = sorted(int(path.name[-5:]) for path in one.folder.iterdir())
+    assert left == [1, 3, 25, 26, 27, 28, 29]
+    weights = sorted(int(path.parent.name[-5:]) for path in one.folder.glob("*/submission"))
+    assert weights == [3, 29], "of the best, and of the one just committed"
+
+
+def test_folders_stay_while_mlflow_is_away(tmp_path, monkeypatch):
+    one = session(tmp_path, **{"retention.recent": 1, "retention.best": 1, "tracking": True})
+    for index in range(4):
+        one.memory.commit_iteration(Experiment("c", index, "discarded", value=1.0 + index, source="x"), State())
+        one.place(index).mkdir()
+    monkeypatch.setattr(retention, "drop_artifacts", lambda *_: False)
+    assert retention.retire(one, 3) == []
+    monkeypatch.setattr(retention, "drop_artifacts", lambda *_: True)
+    assert retention.retire(one, 3) == [1, 2]
+    assert sorted(path.name for path in one.folder.iterdir()) == ["experiment_00000", "experiment_00003"]
+
+
+def test_forgetting_outside_a_flow_does_nothing():
+    forget_results()

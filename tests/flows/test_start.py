@@ -1,0 +1,109 @@
+"""Which campaign a start runs: a new one, the one named, the latest line of research, or the one it began before."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from arl_core.config import load_config
+from arl_core.errors import ConfigError
+from arl_core.memory import Memory
+from arl_core.records import Campaign, Experiment, State
+from flows import start as module
+from flows.start import plan
+
+LINE = {"continues": True}
+
+
+@pytest.fixture
+def memory_path(tmp_path):
+    return tmp_path / "memory.duckdb"
+
+
+def campaign(path, name: str, experiments: int = 1, preset: str = "embedded", start=None, **settings) -> None:
+    """Write a campaign with some experiments down, as a run of it would."""
+    memory = Memory(path)
+    config = load_config(preset, {"memory": str(path), **settings}).to_json()
+    memory.create_campaign(Campaign(name, preset, config, "digest", 0, "2026-11-24T00:00:00+00:00", "text"))
+    for index in range(experiments):
+        memory.commit_iteration(Experiment(name, index, "discarded", value=1.0), State({"start": start or {}}))
+    memory.close()
+
+
+def planned(path, iterations=None, resume=None, fresh=False, **settings):
+    dotted = {key.replace("__", "."): value for key, value in settings.items()}
+    return plan("embedded", iterations, resume, {"memory": str(path), **dotted}, fresh)
+
+
+def test_a_start_is_a_new_campaign_where_the_preset_does_not_continue(memory_path):
+    campaign(memory_path, "one")
+    found = planned(memory_path, 3)
+    assert (found.resume, found.last_index(0)) == (None, 3)
+
+
+def test_the_next_night_goes_on_with_the_last_line_and_counts_anew(memory_path):
+    campaign(memory_path, "one", experiments=5, seed=3)
+    campaign(memory_path, "other", preset="overnight")
+    found = planned(memory_path, 4, **LINE)
+    assert found.resume == "one"
+    assert found.config.seed == 3, "the campaign's own settings hold"
+    assert found.last_index(5) == 8, "four more after experiment 4"
+
+
+def test_fresh_starts_anew(memory_path):
+    campaign(memory_path, "one", experiments=5)
+    found = planned(memory_path, 4, fresh=True, **LINE)
+    assert (found.resume, found.last_index(0)) == (None, 4)
+
+
+def test_the_first_night_has_nothing_to_go_on_with(memory_path):
+    found = planned(memory_path, 4, **LINE)
+    assert (found.resume, found.last_index(0)) == (None, 4)
+
+
+def test_a_schedule_may_repeat_what_the_campaign_has_but_not_change_it(memory_path):
+    campaign(memory_path, "one", **{"environment.budget_s": 7.0})
+    assert planned(memory_path, environment__budget_s=7.0, **LINE).resume == "one"
+    with pytest.raises(ConfigError, match=r"environment.budget_s cannot change.*7.0"):
+        planned(memory_path, environment__budget_s=8.0, **LINE)
+
+
+def test_a_resumed_campaign_counts_from_its_beginning(memory_path):
+    campaign(memory_path, "one", experiments=5, iterations=9)
+    assert planned(memory_path, resume="one").last_index(5) == 9
+    assert planned(memory_path, 20, resume="latest").last_index(5) == 20
+
+
+def test_limits_are_those_of_tonight(memory_path):
+    campaign(memory_path, "one", **{"stop.hours": 1.0})
+    assert planned(memory_path, stop__plateau=5, **LINE).config.stop.plateau == 5
+    assert planned(memory_path, **LINE).config.stop.hours is None
+
+
+def test_resume_and_fresh_exclude_each_other(memory_path):
+    campaign(memory_path, "one")
+    with pytest.raises(ConfigError, match="exclude each other"):
+        planned(memory_path, resume="one", fresh=True)
+
+
+def test_a_retried_flow_run_goes_on_with_what_it_began(memory_path, monkeypatch):
+    campaign(memory_path, "mine", experiments=6, start={"flow_run": "f1", "first": 4})
+    campaign(memory_path, "newer", experiments=2, start={"flow_run": "f2", "first": 0})
+    monkeypatch.setattr(module, "flow_run_id", lambda: "f1")
+    found = planned(memory_path, 4, **LINE)
+    assert found.resume == "mine"
+    assert found.last_index(6) == 7, "to the end that it had: four from experiment 4 on"
+
+
+def test_candidates_side_by_side_share_the_cores(memory_path, monkeypatch):
+    monkeypatch.setattr(module, "os", SimpleNamespace(cpu_count=lambda: 8))
+    assert planned(memory_path, parallel=8).config.environment.threads == 1
+    assert planned(memory_path, parallel=4).config.environment.threads == 2
+    assert planned(memory_path, parallel=8, environment__threads=2).config.environment.threads == 2
+    assert planned(memory_path, parallel=8, nodes__deployment="experiment/node").config.environment.threads == 2
+
+
+def test_a_deadline_that_has_passed_is_one_clear_error(memory_path):
+    with pytest.raises(ConfigError, match="has passed: '2020-01-01T00:00'"):
+        planned(memory_path, stop__until="2020-01-01T00:00")

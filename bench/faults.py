@@ -159,7 +159,7 @@ class Faults:
         target, point, _ = blow
         if point:
             return False  # the child strikes itself
-        deadline_s = time.monotonic() + self.luck.uniform(0.1, 0.8) * left_s
+        deadline_s = time.monotonic() + self.luck.uniform(0.1, 0.6) * left_s
         while time.monotonic() < deadline_s:
             if _ended(pid):
                 return False
@@ -172,8 +172,12 @@ class Faults:
             time.sleep(SERVER_AWAY_S)
             self.server.start_server()
             return True
-        hosts = [child for child in processes.children(pid) if "answering_node" in _command(child)]
-        return bool(hosts) and _kill(hosts[0])
+        while not _ended(pid):
+            hosts = [child for child in processes.children(pid) if "answering_node" in _command(child)]
+            if hosts:
+                return _kill(hosts[0])
+            time.sleep(0.01)
+        return False
 
     def wait(self, pid: int) -> int:
         """Reap the child; its exit code, or minus the signal that ended it."""

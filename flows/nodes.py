@@ -64,6 +64,7 @@ class _Job:
     attempt: int = 1
     beat: int = 0
     beat_s: float = field(default_factory=time.monotonic)
+    began: bool = False
     pending_s: float | None = None
     told_waiting: bool = False
 
@@ -177,6 +178,8 @@ class NodeSlots:
             elif run.state.is_final():
                 self._ended(job, run)
             elif run.state.is_running():
+                if not job.began:  # it may have waited long for a worker: its heart counts from now on
+                    job.began, job.beat_s = True, time.monotonic()
                 if time.monotonic() - job.beat_s > self._silence_s:
                     self._ask(lambda client, run=run: _cancel(client, run, at_once=True))
                     self._lost(job, f"its node was silent for {self._silence_s:g} s")

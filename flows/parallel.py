@@ -123,7 +123,7 @@ class _Flights:
 
     def _not_under_way(self, proposal: Proposal) -> Proposal:
         """The memory knows what was tried; this knows what is being tried."""
-        if not proposal.edit.runs:
+        if not proposal.edit.runs or proposal.rollout.runs_again:
             return proposal
         wanted = source_hash(proposal.edit.source)
         for other in self._under_way():

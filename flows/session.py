@@ -151,7 +151,7 @@ class Session:
             leaders = (best, *(one for one in leaders if one.index != best.index))
             first = (self.folder / "seed_train.py").read_text(encoding="utf-8")
             diff = canonical_diff(first, best.source)
-        return Picture(self.campaign.id, index, self.config.iterations, leaders[:LEADERS], diff)
+        return Picture(self.campaign.id, index, self.last_index, leaders[:LEADERS], diff)
 
     def state(self) -> State:
         """The state to commit with the experiment in hand."""

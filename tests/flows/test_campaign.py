@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from arl_core.campaign_lock import campaign_lock
+from arl_core.config import preset_names
 from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment
 from frozen_env.contract import Status
@@ -148,7 +149,7 @@ def test_an_unknown_preset_is_one_clear_line():
     command = [sys.executable, "-m", "flows.research", "--preset", "embeded"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert done.stderr.strip() == "error: unknown preset 'embeded'; there are: embedded, overnight"
+    assert done.stderr.strip() == f"error: unknown preset 'embeded'; there are: {', '.join(preset_names())}"
 
 
 def test_a_second_campaign_on_the_same_memory_is_refused(tmp_path):

@@ -23,7 +23,7 @@ from frozen_env.contract import Cause
 ROOT = Path(__file__).resolve().parents[2]
 CANDIDATES = 6
 SLEEP_S = 3.0
-LIMIT_S = 240.0
+LIMIT_S = 600.0
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def start_campaign(nodes: Cluster, folder: Path, **settings: object) -> subproce
     chosen = SETTINGS | {
         "memory": str(folder / "mlruns" / "memory.duckdb"),
         "environment.budget_s": SLEEP_S,
-        "nodes.silence_s": 15.0,
+        "nodes.silence_s": 30.0,
         "parallel": 3,
         "iterations": CANDIDATES,
         "tracking": False,
@@ -49,7 +49,7 @@ def start_campaign(nodes: Cluster, folder: Path, **settings: object) -> subproce
     environment = nodes.environment | {"OMP_NUM_THREADS": "1"}
     folder.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-u", "-c", code],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

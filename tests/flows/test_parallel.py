@@ -38,6 +38,7 @@ class World:
             memory=SimpleNamespace(incumbent=lambda _: None),
             campaign=SimpleNamespace(id="c"),
             last_index=99,
+            show=lambda _index: None,
         )
         monkeypatch.setattr(parallel, "propose_edits", self.propose)
         monkeypatch.setattr(parallel, "conclude", self.conclude)
@@ -53,7 +54,7 @@ class World:
     def proposal(self, index):
         word = self.edits.get(index, f"x = {index}")
         edit = Patch(reason="not an edit", code="bad") if word == "invalid" else Patch(source=word)
-        return Proposal(index, Experiment("c", 0, "kept"), "", None, edit, 0, Costs(None))
+        return Proposal(index, Experiment("c", 0, "kept"), "", SimpleNamespace(runs_again=False), edit, 0, Costs(None))
 
     def submit(self, order, _on_event):
         self.flying[order.index] = Future()

@@ -1,0 +1,153 @@
+"""What a campaign makes of its candidates' flow runs, state by state, without a server."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from concurrent.futures import Future
+from types import SimpleNamespace
+from uuid import uuid4
+
+import pytest
+from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running, Scheduled
+
+from flows import nodes as module
+from flows import wire
+from flows.nodes import NodeSlots, _Job
+from flows.slots import Order
+from frozen_env.contract import Cause, Ending, HostError, RunResult
+
+RESULT = RunResult(Ending.FINISHED, environment_digest="digest", seed=3)
+
+
+class World:
+    """NodeSlots without its thread and its server: the test says how the runs stand, moves the clock, and looks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s, self.said, self.cancelled = 1000.0, [], []
+        self.states, self.beats, self.results = {}, {}, {}
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(
+            module, "_artifacts", lambda _client, ids, kind: self.beats if kind == module.BEAT else self.results
+        )
+        monkeypatch.setattr(module, "_forget", lambda *_: None)
+        monkeypatch.setattr(module, "_cancel", lambda _client, run, at_once=False: self.cancelled.append(run.id))
+        self.slots = NodeSlots.__new__(NodeSlots)
+        self.slots.environment_digest, self.slots._silence_s, self.slots._say = "digest", 60.0, self.said.append
+        self.slots._jobs, self.slots._guard = {}, threading.Lock()
+        self.slots._ask = lambda question: question(SimpleNamespace(read_flow_runs=lambda **_: self.runs()))
+        self.slots._schedule = self.schedule
+        self.numbers = itertools.count(1)
+
+    def runs(self):
+        return [SimpleNamespace(id=key, state=state) for key, state in self.states.items()]
+
+    def schedule(self, order, on_event, future, attempt):
+        key = uuid4()
+        self.slots._jobs[key] = _Job(order, on_event, future, key, attempt, beat_s=self.now_s)
+        self.states[key] = Scheduled()
+        self.last = key
+
+    def submit(self) -> Future:
+        future: Future = Future()
+        self.schedule(Order(7, "x", 3, None, "none", {}), lambda _event: None, future, 1)
+        return future
+
+    def look(self, state=None, later_s: float = 1.0, beat: int | None = None):
+        self.now_s += later_s
+        if state is not None:
+            self.states[self.last] = state
+        if beat is not None:
+            self.beats[self.last] = {"beat": beat}
+        self.slots._look_at(list(self.slots._jobs.values()))
+
+
+@pytest.fixture
+def world(monkeypatch):
+    return World(monkeypatch)
+
+
+def test_a_result_is_handed_over(world):
+    future = world.submit()
+    world.look(Running(), beat=1)
+    world.results[world.last] = wire.pack(RESULT.to_json())
+    world.look(Completed())
+    assert future.result(0) == RESULT
+    assert world.slots._jobs == {}
+
+
+def test_a_long_wait_for_a_worker_is_no_silence(world):
+    future = world.submit()
+    world.look(Scheduled(), later_s=10_000)
+    assert "is one running?" in world.said[0]
+    world.look(Running())
+    world.look(Running(), later_s=50)
+    assert not future.done()
+    assert world.cancelled == []
+    assert len(world.slots._jobs) == 1
+
+
+def test_a_heart_that_beats_is_alive_however_long_it_takes(world):
+    world.submit()
+    for beat in range(1, 100):
+        world.look(Running(), later_s=50, beat=beat)
+    assert world.cancelled == []
+
+
+def test_a_silent_node_has_its_candidate_scheduled_once_more(world):
+    future = world.submit()
+    world.look(Running(), beat=1)
+    first = world.last
+    world.look(Running(), later_s=61)
+    assert world.cancelled == [first]
+    assert world.last != first
+    assert "experiment 7 is scheduled again: its node was silent for 60 s" in world.said[0]
+    world.results[world.last] = wire.pack(RESULT.to_json())
+    world.look(Completed())
+    assert future.result(0) == RESULT
+
+
+def test_a_candidate_under_which_two_nodes_died_counts_as_crashed(world):
+    future = world.submit()
+    world.look(Crashed(message="the process died"))
+    world.look(Cancelled())
+    assert (future.result(0).ending, future.result(0).cause) == (Ending.CRASHED, Cause.ABORTED)
+    assert "died under it 2 times" in future.result(0).reason
+
+
+def test_a_candidate_that_nodes_refuse_ends_the_campaign(world):
+    future = world.submit()
+    for _ in range(2):
+        world.look(Failed(message="ManifestError: this node has frozen environment a, the campaign b"))
+    with pytest.raises(HostError, match=r"nodes refuse experiment 7.*frozen environment a"):
+        future.result(0)
+
+
+def test_a_worker_that_took_a_candidate_and_died_before_it_began(world):
+    world.submit()
+    world.look(Pending())
+    first = world.last
+    world.look(Pending(), later_s=100)
+    assert world.last == first
+    world.look(Pending(), later_s=100)
+    assert world.last != first
+    assert "did not begin" in world.said[0]
+
+
+@pytest.mark.parametrize("data", [{}, {"zlib+base64": "torn"}, wire.pack({"ending": "finished"})])
+def test_a_result_that_cannot_be_read_is_run_again(world, data):
+    future = world.submit()
+    world.results[world.last] = data
+    first = world.last
+    world.look(Completed())
+    assert world.last != first
+    assert not future.done()
+
+
+def test_a_result_of_another_environment_is_not_believed(world):
+    world.submit()
+    first = world.last
+    world.results[first] = wire.pack(RunResult(Ending.FINISHED, environment_digest="other").to_json())
+    world.look(Completed())
+    assert world.last != first
+    assert "its result is of frozen environment other" in world.said[0]

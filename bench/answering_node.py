@@ -27,7 +27,7 @@ def main() -> int:
     caller = Caller()
     processes.adopt_orphans()
     try:
-        caller.say({"event": "ready", "sandbox": "none", "environment_digest": DIGEST})
+        caller.say({"event": "ready", "sandbox": "none", "environment_digest": DIGEST, "pids": [os.getpid()]})
         while (request := caller.next_request()) is not None:
             order = request["run"]
             result = run(spec, str(order["source"]), int(order["seed"]))

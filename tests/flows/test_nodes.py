@@ -21,6 +21,7 @@ from bench.scaling import SETTINGS
 from frozen_env.contract import Cause
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(1500)  # a server, three workers and a dead one, on a machine that may be busy
 CANDIDATES = 6
 SLEEP_S = 3.0
 LIMIT_S = 600.0

@@ -55,6 +55,7 @@ def command(order: Order, spec: EnvironmentSpec) -> list[str]:
     for path in devices:
         words += ["--dev-bind", path, path]
     for key, value in {
+        "HOME": order.scratch,
         "PYTHONPATH": str(ROOT),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": str(spec.threads),

@@ -28,7 +28,6 @@ OLD_KERNEL = (
 BY_NAME = {attack.name: attack for attack in (*READING, *WRITING, *NETWORK, *OTHERS, *BOMBS)}
 CHOSEN = [
     "reads a guessed cache",
-    "reads the supervisor's sources",
     "reads the list of accounts",
     "overwrites frozen_env on disk",
     "leaves a file in shared memory",

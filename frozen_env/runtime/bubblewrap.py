@@ -63,7 +63,8 @@ def command(order: Order, spec: EnvironmentSpec) -> list[str]:
         words += ["--setenv", key, value]
     if visible is not None:
         words += ["--setenv", "CUDA_VISIBLE_DEVICES", visible]
-    words += ["--bind", order.scratch, order.scratch, "--chdir", order.scratch, "--"]
+    words += ["--bind", order.scratch, order.scratch, "--chdir", order.scratch]
+    words += ["--remount-ro", "/dev", "--remount-ro", "/", "--"]  # files there would be memory that nobody counts
     return [*words, sys.executable, "-m", "frozen_env.runtime.inside", json.dumps(spec.to_json()), order.to_json()]
 
 

@@ -11,18 +11,20 @@ from frozen_env.contract import Cause, Ending, Report, RunResult, Score
 
 DIGEST = os.environ.get("ARL_STAND_IN_DIGEST", "stand-in")  # a test has a campaign and its nodes disagree
 REPORTS = 20
+CRASHING = 3  # remainder of a program's hash; should the untouched target come to have it, take another
 HELD_OUT_TOKENS, HELD_OUT_BYTES = 1000, 4000
 
 
 def answer(source: str, seed: int, budget_s: float) -> RunResult:
     """Return what a candidate would have left behind: a score near 2, the worse the further MUON_LR is from 0.02.
 
-    One in eight sources crashes, as its hash decides.
+    One source in eight crashes, on every seed, as its hash decides.
     """
-    digest = hashlib.sha256(f"{source_hash(source)} {seed}".encode()).digest()
+    program = source_hash(source)
+    digest = hashlib.sha256(f"{program} {seed}".encode()).digest()
     luck = int.from_bytes(digest[:4], "big") / 2**32
-    if digest[4] % 8 == 0 and "MUON_LR = 0.01\n" not in source:
-        reason = f"NameError: name 'x{digest[5]}' is not defined"
+    if int(program[:2], 16) % 8 == CRASHING:
+        reason = f"NameError: name 'x{program[:2]}' is not defined"
         return RunResult(Ending.CRASHED, Cause.EXCEPTION, reason, environment_digest=DIGEST, seed=seed, sandbox="none")
     rate = re.search(r"^MUON_LR = ([\d.e-]+)", source, re.MULTILINE)
     value = 2.0 + 10 * abs(float(rate[1]) - 0.02) + 0.02 * luck if rate else 2.5 + luck

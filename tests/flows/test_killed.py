@@ -47,6 +47,8 @@ def training_campaign(folder: Path, environment: dict[str, str]) -> subprocess.P
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A shell's background jobs ignore Ctrl-C, and hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert campaign.stdout is not None
     for line in campaign.stdout:

@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # Two threads unless the user says otherwise: busy cores make torch ten times slower.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help install data campaign test test-slow check ui manifest clean
+.PHONY: help install data campaign test test-slow check report ui manifest clean
 .DEFAULT_GOAL := help
 
 help:            ## show this list
@@ -43,6 +43,9 @@ check: $(STAMP)  ## ruff, mypy, import contracts, frozen files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m frozen_env verify
+
+report: $(STAMP)  ## write the latest campaign's report, one HTML page
+	@$(BIN)/python -m flows.report $(ARGS)
 
 ui: $(STAMP)  ## serve the MLflow and Prefect pages, addresses printed
 	@$(BIN)/python -m flows.ui

@@ -140,6 +140,11 @@ class ConfirmSettings(Settings):
         1.0, ge=0, description="degrees of freedom that the noise of other files counts for in judging one candidate"
     )
     history: bool = Field(True, description="learn the noise from earlier campaigns of the same frozen environment too")
+    reuse: bool = Field(
+        True,
+        description="pair with the incumbent's earlier runs; false: run both arms now, on seeds of their own, at up to twice "
+        "the cost, for a machine whose speed drifts",
+    )
 
     @model_validator(mode="after")
     def _looks_fit(self) -> ConfirmSettings:

@@ -72,6 +72,14 @@ def fresh_seeds(campaign_seed: int, count: int) -> list[int]:
     return [(campaign_seed + 1 + k) % 2**31 for k in range(count)]
 
 
+def seeds_for(index: int, own: Sequence[Repeat], campaign_seed: int, count: int, reuse: bool) -> list[int]:
+    """Return the seeds of experiment `index`'s pairs: the campaign's, or without reuse those that no other experiment used."""
+    if reuse:
+        return fresh_seeds(campaign_seed, count)
+    used = {one.seed for one in own if one.index != index}
+    return [seed for seed in fresh_seeds(campaign_seed, count + len(used)) if seed not in used][:count]
+
+
 def paired_test(settings: ConfirmSettings) -> PairedTest:
     return PairedTest(settings.max_reruns, settings.first_look, settings.borrowed_df)
 

@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
 def plan(options: argparse.Namespace) -> Plan:
     """Raises ConfigError for an unknown arm or setting, or a count that makes no comparison."""
     arms = tuple(dict.fromkeys(name.strip() for name in options.arms.split(",") if name.strip()))
-    unknown = [repr(name) for name in arms if name not in ARMS]
+    unknown = [name for name in arms if name not in ARMS]
     if unknown or not arms:
         raise ConfigError(f"unknown arm {', '.join(unknown) or options.arms!r}; there are: {', '.join(ARMS)}")
     if options.seeds < 1 or options.hours <= 0 or options.reruns < 0:

@@ -24,6 +24,7 @@ from arl_core.second_look import (
     mean_of,
     paired_test,
     reference,
+    seeds_for,
     settled,
     too_small,
 )
@@ -138,7 +139,8 @@ def _re_run(
     """Add pairs until the test decides. Returns its last judgement, and why the re-runs ended if it did not decide."""
     session, repeats = work.session, Repeats(work.session.memory)
     test = paired_test(session.config.confirm)
-    seeds = fresh_seeds(session.config.seed, test.max_pairs + SPARE_SEEDS)
+    own, reuse = repeats.of(session.campaign.id), session.config.confirm.reuse
+    seeds = seeds_for(work.index, own, session.config.seed, test.max_pairs + SPARE_SEEDS, reuse)
     sources = {Arm.CANDIDATE: (source, work.source_hash), Arm.INCUMBENT: (incumbent.source, incumbent.source_hash)}
     judgement: Judgement | None = None
     while True:

@@ -139,17 +139,19 @@ class Session:
             self.display.say("warning: the policy starts again from its warm start, as no checkpoint of it can be read")
 
     def show(self, index: int) -> None:
-        """Have Prefect's page show how the campaign stands; costs a look at the memory, the rest is in the background."""
-        if self.artifacts is None:
-            return
+        """Have Prefect's page show how the campaign stands. Returns at once; the memory is asked in the background."""
+        if self.artifacts is not None:
+            self.artifacts.show(lambda: self._picture(index))
+
+    def _picture(self, index: int) -> Picture:
         leaders = tuple(self.memory.top(self.campaign.id, LEADERS))
         best = self.memory.incumbent(self.campaign.id)
         diff = ""
-        if best is not None and best.index:
+        if best is not None:
+            leaders = (best, *(one for one in leaders if one.index != best.index))
             first = (self.folder / "seed_train.py").read_text(encoding="utf-8")
             diff = canonical_diff(first, best.source)
-            leaders = (best, *(one for one in leaders if one.index != best.index))
-        self.artifacts.show(Picture(self.campaign.id, index, self.last_index, leaders[:LEADERS], diff))
+        return Picture(self.campaign.id, index, self.last_index, leaders[:LEADERS], diff)
 
     def state(self) -> State:
         """The state to commit with the experiment in hand."""

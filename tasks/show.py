@@ -6,6 +6,7 @@ does not answer costs one warning and no campaign. Text of candidates is escaped
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import html
 import logging
@@ -43,15 +44,21 @@ class UiArtifacts:
 
     def __init__(self, post: Callable[[Picture, dict[str, UUID]], None] | None = None) -> None:
         self._post = post or post_picture
-        self._waiting: queue.Queue[Picture | None] = queue.Queue(maxsize=1)
+        self._waiting: queue.Queue[Callable[[], Picture] | None] = queue.Queue(maxsize=1)
         self._known: dict[str, UUID] = {}
         context = contextvars.copy_context()  # holds the flow run
         self._thread = threading.Thread(target=context.run, args=(self._work,), name="prefect-artifacts", daemon=True)
         self._thread.start()
 
-    def show(self, picture: Picture) -> None:
-        """Have a picture posted; one that still waits is replaced. Returns at once."""
-        self._replace(picture)
+    def show(self, make: Callable[[], Picture]) -> None:
+        """Have a picture made and posted, both in the background; one that still waits is replaced. Returns at once."""
+        while True:
+            try:
+                self._waiting.put_nowait(make)
+                return
+            except queue.Full:
+                with contextlib.suppress(queue.Empty):
+                    self._waiting.get_nowait()
 
     def close(self) -> None:
         """Wait for the last picture, not long."""
@@ -62,31 +69,18 @@ class UiArtifacts:
                 return
             self._thread.join(CLOSE_S)
 
-    def _replace(self, picture: Picture) -> None:
-        while True:
-            try:
-                self._waiting.put_nowait(picture)
-                return
-            except queue.Full:
-                try:
-                    self._waiting.get_nowait()
-                except queue.Empty:
-                    continue
-
     def _work(self) -> None:
         failures = 0
-        while (picture := self._waiting.get()) is not None:
+        while (make := self._waiting.get()) is not None:
             if failures >= FAILURES:
                 continue  # keep taking, so that nobody waits
             try:
-                self._post(picture, self._known)
+                self._post(make(), self._known)
                 failures = 0
             except Exception as error:
                 failures += 1
                 ending = "; no more are tried" if failures == FAILURES else ""
-                log.warning(
-                    "Prefect's page lacks experiment %s: %s%s", picture.index, one_line(str(error), 200), ending
-                )
+                log.warning("Prefect's page is behind: %s%s", one_line(str(error), 200), ending)
 
 
 def post_picture(picture: Picture, known: dict[str, UUID]) -> None:

@@ -30,7 +30,7 @@ from arl_core.errors import PolicyError
 from arl_core.policy.names import names_at
 from arl_core.policy.python_lines import HEADERS, INDENT, replace_grammar
 from arl_core.policy.rollout import EditBlock
-from arl_core.policy.searchable import Run, comments_of, searchable_runs
+from arl_core.policy.searchable import Run, comments_of, constants_of, searchable_runs
 from arl_core.policy.settings import PolicySettings
 
 OPEN, MIDDLE, CLOSE = "<<<<<<< SEARCH\n", "=======", ">>>>>>> REPLACE"
@@ -232,6 +232,7 @@ class EditDecoder:
                 run.depth,
                 run.header,
                 comments=comments_of(run.text),
+                constants=constants_of(run.text),
                 in_function=run.in_function,
                 in_loop=run.in_loop,
                 empty=not run.header and _compiles(without),

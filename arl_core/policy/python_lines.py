@@ -59,6 +59,13 @@ STRING: /"[ !#-\[\]-~]{0,80}"/ | /'[ -&(-\[\]-~]{0,80}'/
 FSTRING: /f"([ !#-\[\]-z|~]{0,40}\{[a-z_][a-z_.]{0,20}(:[.,0-9a-z]{1,5})?\}){1,3}[ !#-\[\]-z|~]{0,40}"/
 """
 
+# What a constant may be: literals, tuples, arithmetic on them and on other constants. Calls and conditions are for code.
+VALUES = r"""
+value: term (BINARY term)*
+term: SIGN? plain (POWER SIGN? plain)?
+plain: NUMBER | STRING | CONSTANT | "(" value (", " value)* ","? ")"
+"""
+
 SIMPLE = r"""
 simple: target (" = " target)? (" = " exprs) | place AUGMENT expr | NEW ": " primary " = " expr | primary
       | "assert " expr | "pass"
@@ -86,6 +93,7 @@ def replace_grammar(
     header: str,
     *,
     comments: Sequence[str] = (),
+    constants: Sequence[str] = (),
     in_function: bool,
     in_loop: bool,
     empty: bool,
@@ -94,8 +102,9 @@ def replace_grammar(
     """Return the Lark grammar of REPLACE and its closing marker, from the newline after `=======` on.
 
     depth is the indentation in levels; header is the keyword of the block header that must end the text, or "" when the
-    text must be whole statements; comments are those that a line may end in (those of the lines replaced); empty allows a
-    deletion; lines bounds the statements at the outer level.
+    text must be whole statements; comments are those that a line may end in (those of the lines replaced). Where the lines
+    replaced do nothing but give constants their values, these are named in `constants`: the text then gives each of them
+    a plain value again, since others read them. empty allows a deletion; lines bounds the statements at the outer level.
     """
     flow = ['"return" (" " exprs)?'] if in_function else []
     flow += ['"break"', '"continue"'] if in_loop else []
@@ -114,15 +123,18 @@ def replace_grammar(
     most = min(lines, HEADER_LINES) if header else lines
     outer = f"stmt{depth}{{{0 if empty or header else 1},{most}}}"
     last = f'{f"IND{depth} " if depth else ""}{HEADERS[header]} ":" END' if header else ""
+    values = " ".join(f'"{name} = " value END' for name in constants)
+    read = sorted(name for name in names.plain if name.isupper() and name not in constants)
     # A new name is a short list: a small model would invent others, and could not read them again. Capitals may be new.
     new = f"NEW: {_alternatives(names.new)}" + ("" if in_function else " | /[A-Z][A-Z_]{2,20}/")
     owned = [f"{json.dumps(owner + '.')} ({_alternatives(offers)})" for owner, offers in names.owned]
     return "\n".join(
         [
-            f'start: "\\n" {outer} {last} ">>>>>>> REPLACE"',
+            f'start: "\\n" {values or f"{outer} {last}"} ">>>>>>> REPLACE"',
             *rules,
             simple,
             EXPRESSIONS,
+            *([VALUES + (f"      | {_alternatives(read)}" if read else "")] if constants else []),
             new,
             f"OWNED: {' | '.join(owned) or json.dumps('self')}",
             f"KEYWORD: {_alternatives(names.keywords)}",

@@ -7,6 +7,7 @@ neither start nor end blank, hold more than documentation, and either close at t
 
 from __future__ import annotations
 
+import ast
 import io
 import textwrap
 import tokenize
@@ -128,6 +129,20 @@ def _occurrences(source: str, text: str) -> int:
         count += 1
         start = source.find(text, start + 1)
     return count
+
+
+def constants_of(text: str) -> tuple[str, ...]:
+    """Return the names that these lines assign if they do nothing else: NAME = value, one a line, UPPERCASE. Else ()."""
+    try:
+        body = ast.parse(textwrap.dedent(text)).body
+    except SyntaxError:
+        return ()
+    names = [
+        node.targets[0].id
+        for node in body
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
+    ]
+    return tuple(names) if len(names) == len(body) and all(name.isupper() for name in names) else ()
 
 
 def comments_of(text: str) -> tuple[str, ...]:

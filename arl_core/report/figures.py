@@ -90,16 +90,17 @@ def _height(one: Experiment) -> float | None:
 
 
 def _window(experiments: Sequence[Experiment], higher: bool) -> tuple[float, float]:
-    """Limits of the value axis: all of the staircase, and of the others what is not far off; those go to the edge."""
+    """Limits of the value axis: the staircase, every value that looked better than it, and of the worse ones what is not
+    far off; the others go to the edge."""
     steps = [value for _, value in findings.staircase(experiments)]
     values = [v for one in experiments if (v := _height(one)) is not None and np.isfinite(v)]
     span = (max(steps) - min(steps)) or abs(steps[0]) * 0.02 or 1.0
     best, start = (max(steps), min(steps)) if higher else (min(steps), max(steps))
     if higher:
         low = max(min(values), start - 1.5 * span)
-        return min(low, float(np.quantile(values, 0.5))), best
+        return min(low, float(np.quantile(values, 0.5))), max(best, *values)
     high = min(max(values), start + 1.5 * span)
-    return best, max(high, float(np.quantile(values, 0.5)), best + 0.2 * span)
+    return min(best, *values), max(high, float(np.quantile(values, 0.5)), best + 0.2 * span)
 
 
 def _label_steps(figure: Figure, axes: Axes, experiments: Sequence[Experiment], higher: bool) -> None:

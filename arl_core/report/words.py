@@ -8,7 +8,7 @@ from arl_core.records import Experiment, one_line, visible
 from arl_core.report.figures import duration
 from arl_core.report.findings import Answer, LearningPoint, Savings, figure_of, noise_sd
 from arl_core.theory import MOST_EXPERIMENTS, BestSoFar, ImprovementRate, gain_by_luck
-from frozen_env.contract import Direction, Status
+from frozen_env.contract import Direction, Status, is_better
 
 DIFF_LINES = 400
 LINE_CHARS = 400
@@ -61,7 +61,15 @@ def hero(found: Answer, metric: str, direction: Direction, experiments: Sequence
         title = "No experiment has a score yet"
         return {"kind": "none", "verdict": "no score", "title": title, "lead": one_line(experiments[-1].reason, 300)}
     if not found.improved:
+        lucky = sum(
+            one.value is not None and one.index > 0 and is_better(one.value, start, direction) for one in experiments
+        )
         lead = f"{plural(tried, 'experiment')} after the untouched target, none of them better."
+        if lucky:
+            lead = (
+                f"{plural(tried, 'experiment')} after the untouched target; {lucky} looked better in a single run, "
+                "none was confirmed."
+            )
         lead = lead if tried else "Only the untouched target has run."
         title = f"{metric} {number(start)}, as it began"
         return {"kind": "none", "verdict": "no improvement", "title": title, "lead": lead}

@@ -39,7 +39,7 @@ _PATIENCE = 1.5  # a check at fraction f asks for 1 + 1.5·f times the evidence:
 _SCALE, _SCALE_EARLY = 0.012, 0.05  # prior residual scale of a level, relative: late, and added at the start
 _TIE_SLOPE, _TIE_SLOPE_SD = 0.6, 0.25  # prior: a run that ends 1 % lower stands so much lower now
 _USUAL_SHARE = 0.25  # of completed runs that improve; more often, and a campaign is judged with a smaller alpha…
-_CAUTION = 3.0  # …by this power of the excess
+_CAUTION = 3.0  # …by this power of the excess, as far as only its own, worse runs have taught the drop
 _DOF0 = 10.0  # the prior on the residual scale is worth so many runs
 _PRIOR_PATHS = 30.0  # the prior on the worst deviation of a whole run is worth so many runs: four draws are mere noise
 _EFFECTIVE_LOOKS = 4.0  # without draws, a run's checks are taken for this many independent ones
@@ -194,7 +194,8 @@ class Forecaster:
         Calibrated on whole paths: each completed run that was never judged is replayed as if it tied, and its worst
         left-out deviation over the planned checks is one draw; a prior worth a few runs stands in while draws are few.
         """
-        share = min(1.0, _USUAL_SHARE / self._improving_share()) ** _CAUTION
+        own = float(self.near_N[self.own_N].sum() / self.near_N.sum())  # of what is known near the incumbent
+        share = min(1.0, _USUAL_SHARE / self._improving_share()) ** (_CAUTION * own)
         alpha = 1.0 - (1.0 - self.snapshot.alpha) ** share  # near share · alpha, and still free up to 1
         checks = [f for f in self.snapshot.checks if FIRST_LOOK <= f < 1] or [0.5]
         clean_N = ~self.own_N

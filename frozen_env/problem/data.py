@@ -43,9 +43,10 @@ REMEDY = "run: make data (or: python -m frozen_env prepare --preset {name})"
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Training tokens (memory-mapped), held-out rows of T + 1 tokens, and the number of raw bytes of each token."""
+    """Training and validation tokens (memory-mapped), held-out rows of T + 1 of the latter, raw bytes of each token."""
 
     train_tokens: NDArray[np.uint16]
+    validation_tokens: NDArray[np.uint16]
     held_out_BT1: NDArray[np.uint16]
     token_bytes_V: NDArray[np.int64]
 
@@ -80,6 +81,7 @@ def load(spec: EnvironmentSpec, data_dir: Path) -> PreparedData:
     validation = np.load(folder / "validation.npy", mmap_mode="r", allow_pickle=False)
     return PreparedData(
         train_tokens=np.load(folder / "train.npy", mmap_mode="r", allow_pickle=False),
+        validation_tokens=validation,
         held_out_BT1=held_out_rows(validation, spec.held_out_rows, spec.seq_len),
         token_bytes_V=np.load(folder / "token_bytes.npy", allow_pickle=False),
     )

@@ -18,6 +18,7 @@ from frozen_env.spec import EnvironmentSpec
 
 SCORED, PROBED = 0, 1
 ROWS_PER_BATCH = 16
+SPLICE_TOKENS = 2_000_000  # of the validation text, from which futures are taken
 # How far a past log-probability may move when only the future changed: fp32 kernels differ in the last digits between
 # batches, bf16 ones by more. A model that looks one token ahead moves it by whole nats.
 TOLERANCE_NATS = {"cpu": 2e-3, "cuda": 0.25}
@@ -54,13 +55,15 @@ class BitsPerByte:
         self._token_bytes_V = data.token_bytes_V
         self._rows = np.asarray(data.held_out_BT1, dtype=np.int64)[rng.permutation(len(data.held_out_BT1))]
         self._tolerance_nats = tolerance_nats
+        self._threads = spec.threads
         inputs = self._rows[:, :-1]
         self._probed = rng.choice(len(inputs), spec.probe_rows, replace=False)
         self._cuts = rng.integers(1, inputs.shape[1], spec.probe_rows)
         originals = inputs[self._probed]
         spliced = originals.copy()
+        text = np.asarray(data.validation_tokens[:SPLICE_TOKENS], dtype=np.int64)
         for row, cut in enumerate(self._cuts):
-            spliced[row, cut:] = natural_future(inputs, spliced[row], int(cut), rng)
+            spliced[row, cut:] = natural_future(text, spliced[row], int(cut), rng)
         self.passes = [_batches(inputs), *([_batches(spliced)] if spec.probe_rows else [])]
         self.repeated = _batches(originals)
         self._nats = {SCORED: np.zeros(inputs.shape), PROBED: np.zeros(spliced.shape)}
@@ -69,10 +72,11 @@ class BitsPerByte:
     def take(self, pass_index: int, batch_index: int, logits_BTV: np.ndarray) -> str:
         # The past of a probe is compared on the original targets, so both passes are measured against those.
         targets = self._rows if pass_index == SCORED else self._rows[self._probed]
-        return _measure(self._nats[pass_index], targets, batch_index, logits_BTV)
+        return _measure(self._nats[pass_index], targets, batch_index, logits_BTV, self._threads)
 
     def take_repeated(self, attempt: int, batch_index: int, logits_BTV: np.ndarray) -> str:
-        return _measure(self._repeated_nats[attempt], self._rows[self._probed], batch_index, logits_BTV)
+        targets = self._rows[self._probed]
+        return _measure(self._repeated_nats[attempt], targets, batch_index, logits_BTV, self._threads)
 
     def _past_differences(self) -> np.ndarray:
         """Largest change per probe of a log-probability whose inputs are the same in both passes, in nats."""
@@ -116,34 +120,34 @@ class BitsPerByte:
         }
 
 
-def natural_future(rows_BT: np.ndarray, row_T: np.ndarray, cut: int, rng: np.random.Generator) -> np.ndarray:
+def natural_future(text_N: np.ndarray, row_T: np.ndarray, cut: int, rng: np.random.Generator) -> np.ndarray:
     """Return other text for row_T[cut:], int64 [T - cut], that could follow its past and begins with another token.
 
     A model that looked ahead only where the next token is likely anyway would not notice a future that is plainly
-    another text. So the future is taken from a place in `rows_BT` where the same two tokens come before, else the same
-    one; where there is none, from any place. Only places are taken that leave enough text behind them.
+    another text. So the future is taken from a place in `text_N` where the same two tokens come before, else the same
+    one; where there is none, from any place. Raises ValueError when the text is shorter than two rows.
     """
+    if len(text_N) < 2 * len(row_T) or cut < 1:
+        raise ValueError(f"a future needs a text of two rows or more and a cut of 1 or more, got {len(text_N)}, {cut}")
     length = len(row_T) - cut
-    starts_BC = np.arange(1, rows_BT.shape[1] - length + 1)  # candidate places, those with a token before them
-    window = rows_BT[:, starts_BC] if length else rows_BT[:, :0]
-    fits = window != row_T[cut]
-    same_one = fits & (rows_BT[:, starts_BC - 1] == row_T[cut - 1])
-    same_two = np.zeros_like(fits)
-    if cut >= 2 and len(starts_BC) > 1:
-        same_two[:, 1:] = same_one[:, 1:] & (rows_BT[:, starts_BC[1:] - 2] == row_T[cut - 2])
+    starts = np.arange(2, len(text_N) - length + 1)
+    fits = text_N[starts] != row_T[cut]
+    same_one = fits & (text_N[starts - 1] == row_T[cut - 1])
+    same_two = same_one & (text_N[starts - 2] == row_T[cut - 2]) if cut >= 2 else np.zeros_like(fits)
     for wanted in (same_two, same_one, fits):
-        places = np.argwhere(wanted)
+        places = starts[wanted]
         if len(places):
-            row, column = places[rng.integers(len(places))]
-            start = starts_BC[column]
-            return rows_BT[row, start : start + length]
-    return (row_T[cut:] + 1) % (int(rows_BT.max()) + 1)  # a text of one token only
+            start = places[rng.integers(len(places))]
+            return text_N[start : start + length]
+    return np.full(length, row_T[cut] - 1 if row_T[cut] else 1)  # a text of one token only
 
 
-def _measure(nats_BT: np.ndarray, targets_BT1: np.ndarray, batch_index: int, logits_BTV: np.ndarray) -> str:
+def _measure(
+    nats_BT: np.ndarray, targets_BT1: np.ndarray, batch_index: int, logits_BTV: np.ndarray, threads: int
+) -> str:
     """Write a batch's nats to its place. Return what is wrong with it, or ''."""
     rows = slice(batch_index * ROWS_PER_BATCH, batch_index * ROWS_PER_BATCH + len(logits_BTV))
-    found_BT = nats_per_token(logits_BTV, targets_BT1[rows, 1:])
+    found_BT = nats_per_token(logits_BTV, targets_BT1[rows, 1:], threads)
     if not np.isfinite(found_BT).all():
         return "logits are not finite"
     nats_BT[rows] = found_BT

@@ -45,7 +45,7 @@ def command(order: Order, spec: EnvironmentSpec) -> list[str]:
         *sandbox.readable_paths(),
         *order.readable,
         *gpus.readable_paths([]),
-        sys.prefix + "/bin",
+        *_interpreter(),
         str(ROOT / "frozen_env"),
     ]
     words = [shutil.which("bwrap") or "bwrap", *NAMESPACES, "--proc", "/proc", "--dev", "/dev"]
@@ -55,6 +55,7 @@ def command(order: Order, spec: EnvironmentSpec) -> list[str]:
     for path in devices:
         words += ["--dev-bind", path, path]
     for key, value in {
+        "HOME": order.scratch,
         "PYTHONPATH": str(ROOT),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": str(spec.threads),
@@ -62,8 +63,17 @@ def command(order: Order, spec: EnvironmentSpec) -> list[str]:
         words += ["--setenv", key, value]
     if visible is not None:
         words += ["--setenv", "CUDA_VISIBLE_DEVICES", visible]
-    words += ["--bind", order.scratch, order.scratch, "--chdir", order.scratch, "--"]
+    words += ["--bind", order.scratch, order.scratch, "--chdir", order.scratch]
+    words += ["--remount-ro", "/dev", "--remount-ro", "/", "--"]  # files there would be memory that nobody counts
     return [*words, sys.executable, "-m", "frozen_env.runtime.inside", json.dumps(spec.to_json()), order.to_json()]
+
+
+def _interpreter() -> list[str]:
+    """The interpreter by every name on the way to it: a virtual environment's is a link, often to a link."""
+    names = [sys.executable]
+    while os.path.islink(names[-1]):
+        names.append(os.path.join(os.path.dirname(names[-1]), os.readlink(names[-1])))
+    return names
 
 
 def become(order: Order, spec: EnvironmentSpec, buffers: int) -> NoReturn:

@@ -47,7 +47,7 @@ raise SystemExit("{SUCCEEDED}")
 
 def makes_bomb(code: str) -> str:
     """A candidate that takes too much of something and holds it until it is seen."""
-    return tries(f"{code}\ntime.sleep(0.9)")
+    return tries(f"{code}\ntime.sleep(1.5)")
 
 
 CALL = "libc = ctypes.CDLL(None, use_errno=True)\ndef done(result):\n    assert result == 0, os.strerror(ctypes.get_errno())\n"
@@ -184,7 +184,7 @@ BOMBS = [
     Attack("memory bomb", makes_bomb("hoard = torch.ones(80_000_000)"), cause=Cause.OUT_OF_MEMORY, words="limit is"),
     Attack(
         "memory bomb in shared pages",
-        makes_bomb("hoard = mmap.mmap(-1, 320_000_000)\nhoard.write(bytes(320_000_000))"),
+        makes_bomb("hoard = mmap.mmap(-1, 320_000_000)\nfor _ in range(320): hoard.write(bytes(1_000_000))"),
         cause=Cause.OUT_OF_MEMORY,
         words="limit is",
     ),

@@ -30,7 +30,7 @@ def guarded_spec(quick_spec: EnvironmentSpec) -> EnvironmentSpec:
         grace_s=2.5,
         silence_s=0.9,
         score_limit_s=6.0,
-        startup_allowance_s=1.0,
+        startup_allowance_s=4.0,
         held_out_rows=24,
         probe_rows=16,
         memory_limit_mb=450,

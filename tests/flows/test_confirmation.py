@@ -124,6 +124,16 @@ def test_a_large_improvement_is_kept_after_a_few_pairs_with_the_incumbents_runs_
     assert found.gain == pytest.approx(0.5, abs=0.02)
 
 
+def test_without_reuse_both_arms_are_run_now_on_seeds_of_their_own(open_session):
+    session, host, _ = open_session({"base": 2.0, "good": 1.5}, reuse=False)
+    seed_experiment(session)
+    host.runs.clear()
+    found = look(session, "good")
+    pairs = [(source, seed) for seed in (4, 5, 6) for source in ("good", "base")]
+    assert host.runs == [("good", 0), *pairs], "side by side, so that a drifting machine slows both"
+    assert found.outcome.status is Status.KEPT
+
+
 def test_a_lucky_first_run_is_discarded_and_rewarded_by_its_pairs(open_session):
     session, _host, _ = open_session({"base": 2.0, "lucky": 2.0})
     seed_experiment(session)

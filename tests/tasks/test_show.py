@@ -32,7 +32,7 @@ def test_an_iteration_waits_for_nothing_and_the_last_state_is_posted() -> None:
     artifacts = UiArtifacts(slow)
     began_s = time.monotonic()
     for index in range(100):
-        artifacts.show(picture(index))
+        artifacts.show(lambda index=index: picture(index))
     assert time.monotonic() - began_s < 1.0, "a hundred pictures, none of them waited for"
     gate.set()
     artifacts.close()
@@ -50,9 +50,9 @@ def test_a_server_that_is_away_costs_warnings_and_is_soon_left_alone(caplog: pyt
 
     artifacts = UiArtifacts(away)
     for index in range(show.FAILURES):
-        artifacts.show(picture(index))
+        artifacts.show(lambda index=index: picture(index))
         assert done.acquire(timeout=10)
-    artifacts.show(picture(9))
+    artifacts.show(lambda: picture(9))
     artifacts.close()
     assert tried == [0, 1, 2]
     assert [record.levelname for record in caplog.records] == ["WARNING"] * show.FAILURES
@@ -68,9 +68,9 @@ def test_a_hanging_server_does_not_hold_the_campaign_at_its_end(monkeypatch: pyt
         never.wait(30)
 
     artifacts = UiArtifacts(hang)
-    artifacts.show(picture(1))
+    artifacts.show(lambda: picture(1))
     assert begun.wait(10)
-    artifacts.show(picture(2))
+    artifacts.show(lambda: picture(2))
     began_s = time.monotonic()
     artifacts.close()
     assert time.monotonic() - began_s < 5.0

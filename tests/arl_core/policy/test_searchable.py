@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 
 import pytest
 
-from arl_core.policy.searchable import searchable_runs
-from tests.arl_core.policy.conftest import SOURCE
+from arl_core.policy.policy import Policy
+from arl_core.policy.searchable import constants_of, searchable_runs
+from tests.arl_core.policy.conftest import PROMPT, SOURCE
 
 
 def texts(source: str, max_lines: int = 3) -> list[str]:
@@ -69,3 +71,27 @@ def test_a_source_that_cannot_be_tokenized_is_a_syntax_error() -> None:
     with pytest.raises(SyntaxError):
         searchable_runs("f(\n", 3)
     assert searchable_runs("", 3) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        ("DEPTH = 4  # blocks\n", ("DEPTH",)),
+        ("DEPTH = 4\nMUON_LR = 2e-3\n", ("DEPTH", "MUON_LR")),
+        ("    WIDTH = 4\n", ("WIDTH",)),
+        ("left = 1.0\n", ()),
+        ("DEPTH = 4\nleft = 1.0\n", ()),
+        ("A, B = 1, 2\n", ()),
+        ("def forward(self, x):\n", ()),
+    ],
+)
+def test_lines_that_only_give_constants_their_values_are_known(lines: str, names: tuple[str, ...]) -> None:
+    assert constants_of(lines) == names
+
+
+def test_a_constant_that_is_edited_keeps_its_name_whatever_the_weights_say(load: Callable[..., Policy]) -> None:
+    source = "DEPTH = 4  # blocks\nMUON_LR = 2e-3  # peak step\n"
+    policy = load(max_new_tokens=320)
+    for rollout in policy.propose_many([PROMPT] * 12, [source] * 12, range(12)):
+        for block in rollout.blocks:
+            assert constants_of(block.replace) == constants_of(block.search)

@@ -223,6 +223,19 @@ def test_the_headline_says_confirmed_only_when_it_is(tmp_path: Path) -> None:
     assert "mean of 4 fresh seeds, ± 0.0050 standard error" in told
 
 
+def test_a_lucky_run_that_was_not_confirmed_is_shown_where_it_was(tmp_path: Path) -> None:
+    campaign, _ = invented_campaign(0)
+    extra = {"confirmation": {"promotion": 1, "noise_sd": 0.02}}
+    seed = Experiment(
+        "c", 0, Status.KEPT, metric="val_bpb", value=1.58, confirmed_value=1.6, confirmations=3, extra=extra
+    )
+    lucky = Experiment("c", 1, Status.DISCARDED, metric="val_bpb", value=1.5, parent_index=0)
+    html = report(tmp_path, campaign, [seed, lucky])
+    assert "1 looked better in a single run, none was confirmed" in html
+    low, high = figures._window([seed, lucky], higher=False)
+    assert low <= 1.5 < 1.6 <= high, "its dot is not clipped to the incumbent's line"
+
+
 def test_figures_stand_beside_the_page_and_old_ones_go(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "curves.png").write_bytes(b"of an older report")

@@ -89,3 +89,10 @@ def test_a_whole_embedded_scoring_takes_little_processor_time() -> None:
     started = time.process_time()
     nats_per_token(logits, targets)
     assert time.process_time() - started < 0.5  # a quarter of the preset's held-out tokens; about 0.03 s in peace
+
+
+def test_threads_measure_the_same() -> None:
+    logits_BTV = np.random.default_rng(0).standard_normal((3, 100, 1024), dtype=np.float32)
+    targets_BT = np.arange(300).reshape(3, 100)
+    alone, together = nats_per_token(logits_BTV, targets_BT), nats_per_token(logits_BTV, targets_BT, threads=3)
+    assert (alone == together).all()

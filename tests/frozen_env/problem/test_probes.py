@@ -1,0 +1,93 @@
+"""Probes look like rows: another future, which follows naturally and begins with another token."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from frozen_env.contract import Cause
+from frozen_env.problem.data import load
+from frozen_env.problem.language_model import PROBED, SCORED, TOLERANCE_NATS, BitsPerByte, natural_future
+
+
+@pytest.fixture
+def plan(quick_spec, prepared_data) -> BitsPerByte:
+    return BitsPerByte(quick_spec, load(quick_spec, prepared_data), seed=3, tolerance_nats=TOLERANCE_NATS["cpu"])
+
+
+def rows_of(batches: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(batches)
+
+
+def test_a_probe_keeps_its_past_and_gets_another_token_at_the_cut(plan) -> None:
+    scored, probed = rows_of(plan.passes[SCORED]), rows_of(plan.passes[PROBED])
+    assert probed.shape[1:] == scored.shape[1:]
+    for row, cut, original in zip(probed, plan._cuts, scored[plan._probed], strict=True):
+        assert (row[:cut] == original[:cut]).all()
+        assert row[cut] != original[cut]
+
+
+def test_most_futures_follow_the_same_token_somewhere_in_the_text(plan, quick_spec, prepared_data) -> None:
+    text = load(quick_spec, prepared_data).validation_tokens.tolist()
+    pairs = set(itertools.pairwise(text))
+    probed = rows_of(plan.passes[PROBED])
+    natural = [tuple(row[cut - 1 : cut + 1].tolist()) in pairs for row, cut in zip(probed, plan._cuts, strict=True)]
+    assert np.mean(natural) > 0.8
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 5])
+def test_a_future_is_whole_text_of_the_right_length(cut: int) -> None:
+    text = np.arange(24) * 5 % 7
+    future = natural_future(text, text[:6], cut, np.random.default_rng(0))
+    assert len(future) == 6 - cut
+    assert future[0] != text[cut]
+
+
+def test_a_future_comes_from_where_the_same_two_tokens_come_before() -> None:
+    text = np.array([1, 2, 3, 9, 9, 9, 1, 2, 4, 8, 8, 8, 7, 2, 5, 6, 6, 6])
+    assert natural_future(text, np.array([1, 2, 3, 9, 9, 9]), 2, np.random.default_rng(0)).tolist() == [4, 8, 8, 8]
+    assert natural_future(text, np.array([7, 7, 2, 5, 9, 9]), 3, np.random.default_rng(0))[0] in (3, 4), (
+        "the same one token"
+    )
+
+
+def test_too_short_a_text_is_named() -> None:
+    with pytest.raises(ValueError, match="got 5, 2"):
+        natural_future(np.arange(5), np.arange(4), 2, np.random.default_rng(0))
+
+
+def test_a_text_of_one_token_still_gets_another_future() -> None:
+    text = np.full(12, 5)
+    assert natural_future(text, text[:4], 2, np.random.default_rng(0))[0] != 5
+
+
+def test_cuts_lie_all_over_the_row(quick_spec, prepared_data) -> None:
+    data = load(quick_spec, prepared_data)
+    cuts = np.concatenate([BitsPerByte(quick_spec, data, seed, 1.0)._cuts for seed in range(40)])
+    assert cuts.min() >= 1
+    assert cuts.max() <= quick_spec.seq_len - 1
+    quarters = np.histogram(cuts, bins=4, range=(1, quick_spec.seq_len))[0]
+    assert quarters.min() > 0.6 * quarters.max()
+
+
+@pytest.mark.parametrize(
+    ("scored", "probed", "first", "second", "cause"),
+    [
+        (1.0, 2.0, 1.0, 1.0, Cause.LOOKAHEAD),
+        (1.0, 2.0, 2.0, 2.0, Cause.STATEFUL),
+        (1.0, 2.0, 1.0, 1.5, Cause.NOT_DETERMINISTIC),
+        (1.0, 2.0, 3.0, 4.0, Cause.NOT_DETERMINISTIC),
+    ],
+)
+def test_why_answers_differ(plan, scored: float, probed: float, first: float, second: float, cause: Cause) -> None:
+    plan._nats[SCORED][:], plan._nats[PROBED][:] = scored, probed
+    assert plan.differs()
+    plan._repeated_nats[0], plan._repeated_nats[1] = first, second
+    assert plan.explain()[0] is cause
+
+
+def test_equal_answers_within_tolerance_do_not_differ(plan) -> None:
+    plan._nats[PROBED][:] = TOLERANCE_NATS["cpu"] / 2
+    assert not plan.differs()

@@ -37,7 +37,9 @@ SETTINGS = {
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scaling", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--slots", default="1,2,4", help="numbers of slots, the first is what others compare with")
+    parser.add_argument(
+        "--slots", default="1,2,4", help="numbers of slots; the fewest are what the others compare with"
+    )
     parser.add_argument("--candidates", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long a candidate sleeps")
     parser.add_argument("--json", action="store_true", help="print the figures as the last line")
@@ -99,11 +101,11 @@ def campaign(settings: dict[str, Any]) -> None:
 
 
 def speedup(rows: dict[int, dict[str, float]], candidates: int) -> dict[str, Any]:
-    """Return throughput relative to the first row's, and the parts behind it."""
-    first, *rest = rows
-    base_s = rows[first]["seconds"]
+    """Return throughput relative to the fewest slots, and the parts behind it."""
+    fewest = min(rows)
+    base_s = rows[fewest]["seconds"]
     return {
-        "speedup": {str(count): round(base_s / rows[count]["seconds"], 3) for count in rest},
+        "speedup": {str(count): round(base_s / row["seconds"], 3) for count, row in rows.items() if count != fewest},
         "seconds": {str(count): round(row["seconds"], 1) for count, row in rows.items()},
         "startup_s": {str(count): round(row["startup_s"], 2) for count, row in rows.items()},
         "candidates": candidates,

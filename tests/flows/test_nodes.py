@@ -21,7 +21,8 @@ from bench.scaling import SETTINGS
 from frozen_env.contract import Cause
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.timeout(1500)  # a server, three workers and a dead one, on a machine that may be busy
+# A server, three workers and a dead one: minutes, and at the mercy of a busy machine's timing. `make test-slow` runs them.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 CANDIDATES = 6
 SLEEP_S = 3.0
 LIMIT_S = 600.0

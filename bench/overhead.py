@@ -11,21 +11,15 @@ iteration is left out: it loads the policy.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import flows.iteration
 from arl_core.memory import Memory
-from arl_core.policy.rollout import EditBlock
 from arl_core.records import Experiment
+from bench.stand_ins import running_edits
 from flows.research import research
 
 NOT_OVERHEAD = ("propose", "update", "checkpoint", "load_policy", "startup", "training", "scoring", "confirm")
@@ -61,23 +55,6 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         print(json.dumps(figures))
     return 0
-
-
-@contextmanager
-def running_edits() -> Iterator[None]:
-    """Exchange every proposed edit for one that moves MUON_LR a little; the rollout stays what the policy sampled."""
-    original, number = flows.iteration.propose, itertools.count(1)
-
-    def propose(policy: Any, prompt: str, source: str, seed: int) -> Any:
-        rollout = original(policy, prompt, source, seed)
-        line = next(line for line in source.splitlines(keepends=True) if line.startswith("MUON_LR = "))
-        return replace(rollout, blocks=(EditBlock(line, f"MUON_LR = {0.01 + next(number) * 1e-5:.5f}\n"),))
-
-    flows.iteration.propose = propose  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        flows.iteration.propose = original
 
 
 def overhead(experiments: list[Experiment]) -> dict[str, dict[str, float]]:

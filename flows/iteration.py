@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from flows.surroundings import ROOT
 from frozen_env.contract import Cause, ResearchError, RunResult, Status
 from tasks import forget_results
 from tasks.commit import commit
-from tasks.patch import Patch, patch
+from tasks.patch import Patch, applied, patch
 from tasks.prompt import make_prompt
 from tasks.propose import propose, propose_many
 from tasks.reward import make_reward
@@ -83,10 +83,11 @@ def run_iteration(session: Session, index: int) -> Experiment:
     return conclude(session, proposal, result, look_at(session, proposal, result))
 
 
-def propose_edits(session: Session, indices: Sequence[int]) -> list[Proposal]:
+def propose_edits(session: Session, indices: Sequence[int], under_way: Collection[str] = ()) -> list[Proposal]:
     """Sample one edit per index from the present state, in one batch, and apply each to the incumbent.
 
-    The seconds of prompt and proposal are shared out evenly.
+    `under_way`: hashes of the programs that run now, which the memory does not know yet. The seconds of prompt and
+    proposal are shared out evenly.
     """
     campaign, config, display = session.campaign, session.config, session.display
     costs = Costs(session.after_commit)
@@ -97,11 +98,16 @@ def propose_edits(session: Session, indices: Sequence[int]) -> list[Proposal]:
     with costs.timed("prompt"):
         prompt = make_prompt(session.memory, campaign, config, incumbent, indices[0], policy.count_tokens, ROOT)
     seeds = [seed_of(config, index) for index in indices]
+
+    def worth(rollout: Rollout) -> bool:
+        edit = applied(incumbent.source, rollout, config.edit, session.memory, campaign.id)
+        return edit.runs and source_hash(edit.source) not in under_way
+
     with costs.timed("propose"):
         if len(seeds) == 1:
-            rollouts = [propose(policy, prompt.text, incumbent.source, seeds[0])]
+            rollouts = [propose(policy, prompt.text, incumbent.source, seeds[0], worth)]
         else:
-            rollouts = propose_many(policy, prompt.text, incumbent.source, seeds)
+            rollouts = propose_many(policy, prompt.text, incumbent.source, seeds, worth)
     proposals = []
     for index, rollout, share in zip(indices, rollouts, costs.shared(len(seeds)), strict=True):
         with share.timed("patch"):

@@ -82,7 +82,8 @@ class _Flights:
             if not taken:
                 return
             self.session.display.begin(taken[-1], self.session.last_index)
-            for proposal in propose_edits(self.session, taken):
+            under_way = {source_hash(one.edit.source) for one in self._under_way()}
+            for proposal in propose_edits(self.session, taken, under_way):
                 self._begin(self._not_under_way(proposal))
 
     def _begin(self, proposal: Proposal) -> None:

@@ -38,6 +38,11 @@ class Patch:
 @task(name="patch", **ONCE)
 def patch(source: str, rollout: Rollout, settings: EditSettings, memory: Memory, campaign_id: str) -> Patch:
     """Apply a rollout's edit to the incumbent's source. Novelty is judged here, before money is spent."""
+    return applied(source, rollout, settings, memory, campaign_id)
+
+
+def applied(source: str, rollout: Rollout, settings: EditSettings, memory: Memory, campaign_id: str) -> Patch:
+    """Do what patch() does, outside of Prefect: for edits that are only looked at."""
     rules = Rules(settings.allowed_imports, settings.max_source_kb, settings.max_changed_lines)
     if rollout.runs_again:
         return Patch(source, summary="the same program again")

@@ -22,17 +22,12 @@ from arl_core.policy import checkpoint, ppo, weights
 from arl_core.policy.critic import Critic
 from arl_core.policy.decoder import Vocabulary
 from arl_core.policy.network import Network
+from arl_core.policy.proposers import Worth, always
 from arl_core.policy.rollout import Rollout
 from arl_core.policy.sampler import group_equal, sample
 from arl_core.policy.settings import PolicySettings
 
 ADAM_EPS = 1e-5
-Worth = Callable[[Rollout], bool]
-
-
-def always(_rollout: Rollout) -> bool:
-    """Say that any edit is worth an experiment."""
-    return True
 
 
 class Policy:

@@ -20,13 +20,23 @@ from arl_core.policy.settings import PolicySettings
 DRAWS = 200  # of a random edit until one applies
 CHARS_PER_TOKEN = 3  # where no tokenizer is known; source code has 3 to 4
 
+Worth = Callable[[Rollout], bool]
+"""Says of a sampled edit whether it is valid and new, so that an experiment on it is not wasted."""
+
+
+def always(_rollout: Rollout) -> bool:
+    """Say that any edit is worth an experiment."""
+    return True
+
 
 class Proposer(Protocol):
     """What the flow needs of whoever proposes. Only a policy of ours learns and has something to save."""
 
     def count_tokens(self, text: str) -> int: ...
-    def propose(self, prompt: str, source: str, seed: int) -> Rollout: ...
-    def propose_many(self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int]) -> list[Rollout]: ...
+    def propose(self, prompt: str, source: str, seed: int, worth: Worth = always) -> Rollout: ...
+    def propose_many(
+        self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int], worth: Worth = always
+    ) -> list[Rollout]: ...
     def update(self, rollouts: Sequence[Rollout], rewards: Sequence[float]) -> dict[str, float]: ...
     def save(self, folder: Path) -> str: ...
     def restore(self, folder: Path, digest: str = "") -> None: ...
@@ -49,16 +59,21 @@ def load_proposer(settings: PolicySettings, data_dir: Path, say: Callable[[str],
 
 
 class Frozen:
-    """The part of a proposer that has no weights: nothing to learn, to keep or to move."""
+    """The part of a proposer that has no weights: nothing to learn, to keep or to move.
+
+    It draws one edit per experiment and has no choice among them, so it does not ask `worth`.
+    """
 
     def count_tokens(self, text: str) -> int:
         """Return about how many tokens a text takes; rather too many than too few."""
         return -(-len(text) // CHARS_PER_TOKEN)
 
-    def propose(self, prompt: str, source: str, seed: int) -> Rollout:
+    def propose(self, prompt: str, source: str, seed: int, worth: Worth = always) -> Rollout:
         raise NotImplementedError
 
-    def propose_many(self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int]) -> list[Rollout]:
+    def propose_many(
+        self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int], worth: Worth = always
+    ) -> list[Rollout]:
         return [self.propose(*each) for each in zip(prompts, sources, seeds, strict=True)]
 
     def update(self, rollouts: Sequence[Rollout], rewards: Sequence[float]) -> dict[str, float]:
@@ -77,7 +92,7 @@ class Frozen:
 class RandomEdits(Frozen):
     """Random search: edits drawn as the warm start's examples are, constants on their natural scale and known levers."""
 
-    def propose(self, prompt: str, source: str, seed: int) -> Rollout:
+    def propose(self, prompt: str, source: str, seed: int, worth: Worth = always) -> Rollout:
         """Draw one edit that applies to the source. Raises PolicyError when none of DRAWS does."""
         from arl_core.policy.synthesis import apply, completion, draw_edit
 
@@ -93,7 +108,7 @@ class RandomEdits(Frozen):
 class NoEdits(Frozen):
     """The control: the same program again and again."""
 
-    def propose(self, prompt: str, source: str, seed: int) -> Rollout:
+    def propose(self, prompt: str, source: str, seed: int, worth: Worth = always) -> Rollout:
         return Rollout.foreign(prompt, "", seed, notes={"again": 1.0})
 
 

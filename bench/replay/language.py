@@ -25,7 +25,7 @@ from bench.replay.surrogate import Surrogate
 from flows.session import pack_rollouts, unpack_rollouts
 from frozen_env.contract import Cause, Ending, RunResult, Score, Status
 from frozen_env.fetch import data_dir
-from tasks.patch import Patch, patch
+from tasks.patch import Patch, applied
 from tasks.prompt import make_prompt
 from tasks.reward import make_reward
 
@@ -108,12 +108,12 @@ class LanguageArm:
         seeds = [(self.seed * 1_000_003 + first + i) % 2**31 for i in range(count)]
 
         def worth(rollout: Any) -> bool:
-            return patch.fn(base.source, rollout, config.edit, memory, campaign.id).runs
+            return applied(base.source, rollout, config.edit, memory, campaign.id).runs
 
         rollouts = policy.propose_many([prompt.text] * count, [base.source] * count, seeds, worth)
         best = base.value
         for index, rollout in enumerate(rollouts, start=first):
-            edit = patch.fn(base.source, rollout, config.edit, memory, campaign.id)
+            edit = applied(base.source, rollout, config.edit, memory, campaign.id)
             result = self._answer(read_constants(edit.source), index) if edit.runs else refused(edit)
             outcome = settle(result, best, campaign.direction)
             if edit.duplicate_of is not None:

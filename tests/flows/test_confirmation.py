@@ -252,8 +252,9 @@ import flows.research
 from dataclasses import replace
 from arl_core.policy.rollout import EditBlock
 original = flows.iteration.propose
-def propose(policy, prompt, source, seed):
-    rollout = original(policy, prompt, source, seed)
+def propose(*arguments):
+    _, _, source, *_ = arguments
+    rollout = original(*arguments)
     line = next(line for line in source.splitlines(keepends=True) if line.startswith("EMBED_LR = "))
     return replace(rollout, blocks=(EditBlock(line, "EMBED_LR = 0.3\\n"),))
 flows.iteration.propose = propose

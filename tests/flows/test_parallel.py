@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from arl_core.config import StopSettings
-from arl_core.records import Experiment
+from arl_core.records import Experiment, source_hash
 from arl_core.stop_conditions import StopConditions
 from flows import parallel
 from flows.costs import Costs
@@ -26,6 +26,7 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, slots: int, edits: dict[int, str], answers: list[int]) -> None:
         self.edits, self.answers = edits, answers
         self.batches: list[list[int]] = []
+        self.under_way: list[set[str]] = []
         self.committed: list[tuple[int, str]] = []
         self.flying: dict[int, Future] = {}
         self.most_flying = 0
@@ -47,7 +48,8 @@ class World:
         monkeypatch.setattr(parallel, "look_at", self.look_at)
         monkeypatch.setattr(parallel, "order", lambda _session, source, index, _costs: SimpleNamespace(index=index))
 
-    def propose(self, _session, indices):
+    def propose(self, _session, indices, under_way):
+        self.under_way.append(set(under_way))
         self.batches.append(list(indices))
         return [self.proposal(index) for index in indices]
 
@@ -101,6 +103,13 @@ def test_free_slots_are_filled_by_one_batch_from_one_state(monkeypatch):
     world.run(range(1, 5))
     assert world.batches[0] == [1, 2, 3]
     assert sorted(itertools.chain(*world.batches)) == [1, 2, 3, 4]
+
+
+def test_whoever_proposes_is_told_which_programs_run_now(monkeypatch):
+    world = World(monkeypatch, 2, {1: "x = 1", 2: "y = 2"}, answers=[2, 1, 3])
+    world.run(range(1, 4))
+    assert world.under_way[0] == set()
+    assert source_hash("x = 1") in world.under_way[1]
 
 
 def test_an_edit_that_cannot_run_takes_no_slot(monkeypatch):

@@ -1,0 +1,77 @@
+"""What a campaign tells its policy about edits: which are valid and new, among those tried and those under way."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from arl_core.config import load_config
+from arl_core.memory import Memory
+from arl_core.policy.rollout import EditBlock, Rollout
+from arl_core.records import Campaign, Experiment, State, source_hash
+from flows import iteration
+
+SOURCE = "DEPTH = 4\nWIDTH = 64\n\n\ndef build_model():\n    return DEPTH\n"
+
+
+def edit(search: str, replace: str) -> Rollout:
+    return Rollout.foreign("prompt", f"{search}{replace}", 0, (EditBlock(search, replace),))
+
+
+NEW = edit("DEPTH = 4\n", "DEPTH = 5\n")
+TRIED = edit("WIDTH = 64\n", "WIDTH = 96\n")
+RUNNING = edit("WIDTH = 64\n", "WIDTH = 32\n")
+BROKEN = edit("DEPTH = 4\n", "DEPTH = (\n")
+POOL = [TRIED, RUNNING, BROKEN, NEW]
+
+
+class Chooser:
+    """A policy that samples POOL and returns what it is told is worth it."""
+
+    def count_tokens(self, text: str) -> int:
+        return len(text)
+
+    def propose(self, prompt, source, seed, worth):
+        return next(rollout for rollout in POOL if worth(rollout))
+
+    def propose_many(self, prompts, sources, seeds, worth):
+        return [self.propose(*each, worth) for each in zip(prompts, sources, seeds, strict=True)]
+
+
+@pytest.fixture
+def session(tmp_path, monkeypatch):
+    """A campaign whose incumbent is SOURCE and in which TRIED was tried."""
+    for name in ("patch", "propose", "propose_many"):
+        monkeypatch.setattr(iteration, name, getattr(iteration, name).fn)
+    monkeypatch.setattr(iteration, "make_prompt", lambda *_: SimpleNamespace(text="prompt"))
+    memory = Memory(tmp_path / "memory.duckdb")
+    campaign = Campaign("c", "embedded", {}, "digest", 0, "2026-11-24T00:00:00+00:00", "text")
+    memory.create_campaign(campaign)
+    for index, source in enumerate((SOURCE, SOURCE.replace("64", "96"))):
+        status = "discarded" if index else "kept"
+        known = {"value": 1.0 + index, "source": source, "source_hash": source_hash(source)}
+        memory.commit_iteration(Experiment("c", index, status, **known), State())
+    yield SimpleNamespace(
+        campaign=campaign,
+        config=load_config("embedded"),
+        display=SimpleNamespace(phase=lambda _: None, candidate=lambda _: None),
+        policy=Chooser,
+        memory=memory,
+        policy_step=0,
+        after_commit=None,
+    )
+    memory.close()
+
+
+@pytest.mark.parametrize("indices", [[2], [2, 3]], ids=["one", "a batch"])
+def test_a_policy_that_chooses_knows_what_is_valid_and_new(session, indices):
+    proposals = iteration.propose_edits(session, indices, {source_hash(SOURCE.replace("64", "32"))})
+    assert [one.index for one in proposals] == indices
+    assert all(one.rollout is NEW for one in proposals)
+    assert all(one.edit.runs for one in proposals)
+
+
+def test_what_runs_on_another_slot_is_only_known_when_it_is_said(session):
+    (proposal,) = iteration.propose_edits(session, [2])
+    assert proposal.rollout is RUNNING

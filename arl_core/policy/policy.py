@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,7 @@ class Policy:
             [sources[i] for i in owners],
             [(seeds[i] * many + k % many) % 2**31 for k, i in enumerate(owners)],
         )
+        rollouts = [replace(rollout, policy_version=self.statistics.version) for rollout in rollouts]
         if many == 1:
             return rollouts
         chosen: dict[int, Rollout] = {}

@@ -11,9 +11,10 @@ Implementation details, each with its source. [H22]: Huang et al. 2022, The 37 I
     only the first batch is measured by itself. The value head then corrects the baseline, token by token.
  4. Advantages are scaled across edits and never whitened over tokens: all tokens of an edit keep the sign of its
     outcome up to the value head's opinion. (Departs from [H22] detail 7: that pushes half its tokens down.)
- 5. Ratios are taken under the sampling masks and temperature. Their denominator is the log-probability that the learner's
-    own first pass gives (as verl and TRL's GRPO do): in float32 that is what was sampled, to 1e-4; in bfloat16 a step by step
-    cache rounds differently, by 0.05 nats a token, which would spend a part of the clip range on noise. `sampler_kl` tells.
+ 5. Ratios are taken under the sampling masks and temperature. Where the present weights sampled, their denominator is the
+    log-probability that the learner's own first pass gives (as verl and TRL's GRPO do): in float32 that is what was sampled,
+    to 1e-4; in bfloat16 a step by step cache rounds differently, by 0.05 nats a token, which would spend a part of the
+    clip range on noise. `sampler_kl` tells.
  6. Clipped surrogate, clip 0.2 [S17 eq. 7]; mean over all free tokens of the batch, so an edit weighs by its decisions.
  7. Value loss 0.5 · MSE, coefficient 0.5, not clipped; its gradient stops at the hidden state; a step size of its own.
  8. Entropy bonus 0.01 [H22 detail 10] under the masks, over free tokens. On collapse, below `ENTROPY_FLOOR` of its
@@ -23,7 +24,10 @@ Implementation details, each with its source. [H22]: Huang et al. 2022, The 37 I
 11. An epoch whose approx_kl exceeds target_kl takes no step and ends the update (Stable-Baselines3 does so too).
 12. Adam with eps 1e-5 [H22 detail 3], no annealing (weeks have no end), gradient norms clipped at 0.5 [H22 detail 11],
     adapter and head apart.
-13. Reused rollouts keep the log-probabilities of their first update; one that drifted beyond reuse_kl rests.
+13. Where older weights sampled, the ratio's denominator is what they gave: the sampler's own log-probabilities for a stale
+    rollout (proposed before the last update, as slots side by side bring), those of its first update for a reused one. So
+    the ratio corrects for the age, within the clip. One that drifted beyond reuse_kl, however old, rests: a large ratio
+    under a bad outcome is what the clip does not bound.
 14. A batch whose loss or gradient is not finite changes nothing and says so (`skipped`).
 """
 
@@ -58,6 +62,7 @@ class Statistics:
     updates: int = 0
     entropy_start: float = 0.0
     entropy_boost: float = 1.0
+    version: int = 0  # updates that changed the policy: which weights sampled a rollout
 
     def begin(self, rewards: Sequence[float]) -> None:
         """Let the very first batch be its own measure; later ones are measured by those before."""
@@ -97,9 +102,14 @@ class _Edit:
     advantages_F: Tensor
     returns_F: Tensor
     reused: bool
+    age: int  # updates that changed the policy since it was sampled; 0 for a reused one, whose ratios are its first update's
     resting: bool = False
-    sampler_kl: float = 0.0
+    drift_kl: float = 0.0  # how far the present weights are from its denominator, nats per token
     reference_FV: Tensor | None = None
+
+    @property
+    def off_policy(self) -> bool:
+        return self.reused or self.age != 0
 
 
 @dataclass
@@ -139,10 +149,12 @@ def update(
     if edits:
         metrics = _epochs(network, optimizer, statistics, edits, settings)
     statistics.absorb(rewards, settings.reward_horizon)
+    statistics.version += metrics["epochs_done"] > 0
     if "entropy" in metrics:
         statistics.watch_entropy(metrics["entropy"])
     terms = {
         **metrics,
+        **_staleness(edits),
         "reward_batch_mean": float(np.mean(rewards)),
         "reward_mean": statistics.mean,
         "reward_std": math.sqrt(statistics.variance),
@@ -152,6 +164,17 @@ def update(
     }
     seen = {id(e.rollout): _as_learned(e) for e in edits if not e.reused}
     return terms, [seen.get(id(rollout), rollout) for rollout, _ in fresh]
+
+
+def _staleness(edits: Sequence[_Edit]) -> Metrics:
+    """What was proposed before the last update: how much of it, how old, how far off, and how much of it rests."""
+    stale = [edit for edit in edits if edit.age and not edit.reused]
+    return {
+        "edits_stale": float(len(stale)),
+        "edits_stale_resting": float(sum(edit.resting for edit in stale)),
+        "stale_updates": float(max((edit.age for edit in stale), default=0)),
+        "stale_kl": float(np.mean([edit.drift_kl for edit in stale] or [0.0])),
+    }
 
 
 def _as_learned(edit: _Edit) -> Rollout:
@@ -184,9 +207,16 @@ def _prepare(
                 advantages_F=advantages_F,
                 returns_F=advantages_F + values_F,
                 reused=i >= fresh,
+                age=0 if i >= fresh else _age(rollout, statistics),
             )
         )
     return edits
+
+
+def _age(rollout: Rollout, statistics: Statistics) -> int:
+    """Updates between sampling and now. 1 at least when other weights sampled, be they newer: a checkpoint was torn."""
+    age = statistics.version - rollout.policy_version
+    return age if age >= 0 else 1
 
 
 def _epochs(
@@ -230,7 +260,7 @@ def _epochs(
     return {
         **metrics,
         **{name: first[name] for name in ("entropy", "kl_ref") if name in first},
-        "sampler_kl": float(np.mean([e.sampler_kl for e in edits if not e.reused] or [0.0])),
+        "sampler_kl": float(np.mean([e.drift_kl for e in edits if not e.off_policy] or [0.0])),
         "advantage_abs": float(torch.cat([e.advantages_F for e in edits]).abs().mean()),
         "explained_variance": explained_variance(values, returns),
         "tokens": float(total),
@@ -260,12 +290,12 @@ def _accumulate(
         logprobs_F = selective_log_softmax(judged.logits_FV[None], edit.actions_F[None])[0]
         if first_epoch:
             drift_F = logprobs_F.detach() - edit.old_logprobs_F
-            moved = float((drift_F.exp() - 1 - drift_F).mean())
-            if edit.reused and moved > settings.reuse_kl:
+            edit.drift_kl = float((drift_F.exp() - 1 - drift_F).mean())
+            if edit.off_policy and not edit.drift_kl <= settings.reuse_kl:  # not a number: rests too
                 edit.resting = True
                 continue
-            if not edit.reused:
-                edit.sampler_kl, edit.old_logprobs_F = moved, logprobs_F.detach()
+            if not edit.off_policy:
+                edit.old_logprobs_F = logprobs_F.detach()
         assert edit.reference_FV is not None
         surrogate, terms = policy_loss(logprobs_F, edit.old_logprobs_F, edit.advantages_F, settings.clip)
         error, value_terms = value_loss(judged.values_F, edit.returns_F)

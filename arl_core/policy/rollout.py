@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from arl_core.errors import PolicyError
 
 FORMAT = 2
+UNKNOWN_VERSION = -1
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Rollout:
     logprobs_T: nats, float32, of each token under the masked and tempered distribution that it was drawn from; 0 where
     the grammar left one choice. values_T: the value head's answer before each token, in standard deviations of the
     reward from its running mean; 0 where forced. masks_FB: allowed tokens at each free position, np.packbits
-    little-endian. temperatures_F: what the logits of each free token were divided by.
+    little-endian. temperatures_F: what the logits of each free token were divided by. policy_version: how many updates
+    had changed the policy that sampled it; UNKNOWN_VERSION in those that were stored before this was kept.
     """
 
     prompt: str
@@ -50,6 +52,7 @@ class Rollout:
     temperatures_F: NDArray[np.float32]
     seconds: float = 0.0
     notes: dict[str, float] = field(default_factory=dict)
+    policy_version: int = UNKNOWN_VERSION
 
     @classmethod
     def foreign(
@@ -94,6 +97,7 @@ class Rollout:
             "seed": self.seed,
             "seconds": self.seconds,
             "notes": self.notes,
+            "policy_version": self.policy_version,
         }
         buffer = io.BytesIO()
         np.savez_compressed(

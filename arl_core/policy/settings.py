@@ -75,7 +75,9 @@ class PolicySettings(BaseModel):
 
     batch_edits: int = Field(4, ge=1, le=256, description="experiments per update, rejected ones included")
     reuse_edits: int = Field(0, ge=0, le=256, description="recent edits that join each update, ratios kept")
-    reuse_kl: float = Field(0.05, gt=0, description="a reused edit further off than this, nats per token, rests")
+    reuse_kl: float = Field(
+        0.05, gt=0, description="a reused or stale edit further off than this, nats per token, rests"
+    )
     learning_rate: float = Field(2e-4, gt=0, le=0.1, description="Adam step of the adapter")
     value_learning_rate: float = Field(1e-3, gt=0, le=0.1, description="Adam step of the value head")
     epochs: int = Field(3, ge=1, le=32, description="most passes over one batch")

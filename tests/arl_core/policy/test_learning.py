@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from arl_core.policy.policy import Policy
 from arl_core.policy.ppo import ENTROPY_FLOOR, ENTROPY_START_UPDATES, Statistics
-from arl_core.policy.rollout import Rollout
+from arl_core.policy.rollout import UNKNOWN_VERSION, Rollout
 from tests.arl_core.policy.conftest import PROMPT, SOURCE
 
 Load = Callable[..., Policy]
@@ -118,6 +119,80 @@ def test_recent_edits_join_and_those_that_drifted_rest(load: Load) -> None:
     strict = load(reuse_edits=4, learning_rate=5e-2, target_kl=100.0, reuse_kl=1e-6)
     strict.update(edits(strict), rewards)
     assert strict.update(edits(strict), rewards)["edits_reused"] == 0
+
+
+def learned_since(policy: Policy, updates: int) -> None:
+    """Have the policy learn from other edits in the meantime."""
+    for _ in range(updates):
+        assert policy.update(edits(policy, 6)[4:], [1.0, -1.0])["epochs_done"] > 0
+
+
+def test_a_stale_edits_ratio_divides_by_what_it_was_sampled_with(load: Load) -> None:
+    """The clipped surrogate of the first pass, against a plain loop over stored and present log-probabilities."""
+    policy = load(epochs=1, learning_rate=5e-2, target_kl=100.0, reuse_kl=100.0, clip=0.02)
+    stale, rewards = edits(policy), [1.0, -1.0, 0.5, 0.0]
+    learned_since(policy, 2)
+    statistics = policy.statistics
+    losses, ratios = [], []
+    with torch.no_grad():
+        judged = policy.network.judge(stale)
+    for rollout, reward, says in zip(stale, rewards, judged, strict=True):
+        outcome = statistics.scaled(reward, policy.settings.reward_scale_floor)
+        actions = rollout.completion_ids[rollout.free_T]
+        before = rollout.logprobs_T[rollout.free_T]
+        values = rollout.values_T[rollout.free_T]
+        for k, action in enumerate(actions):
+            ratio = float(np.exp(float(says.logits_FV[k].log_softmax(-1)[action]) - before[k]))
+            advantage = outcome - float(values[k])
+            losses.append(-min(ratio * advantage, min(max(ratio, 0.98), 1.02) * advantage))
+            ratios.append(ratio)
+    metrics = policy.update(stale, rewards)
+    assert max(abs(ratio - 1) for ratio in ratios) > 0.02, "the policy has moved, and the clip bites"
+    assert metrics["policy_loss"] == pytest.approx(np.mean(losses), abs=2e-4)
+    assert metrics["ratio_max"] == pytest.approx(max(ratios), rel=1e-3)
+    assert metrics["stale_kl"] > 0
+    told = {name: metrics[name] for name in ("edits_stale", "edits_stale_resting", "stale_updates")}
+    assert told == {"edits_stale": 4.0, "edits_stale_resting": 0.0, "stale_updates": 2.0}
+
+
+def test_a_stale_edit_that_drifted_too_far_rests_and_the_others_teach(load: Load) -> None:
+    policy = load(learning_rate=5e-2, target_kl=100.0, reuse_kl=1e-6, entropy_coef=0.0, kl_coef=0.0)
+    stale = edits(policy)
+    learned_since(policy, 1)
+    before = {n: p.clone() for n, p in policy.network.adapter_parameters().items()}
+    metrics = policy.update(stale, [1.0, -1.0, 0.5, 0.0])
+    assert (metrics["edits_stale"], metrics["edits_stale_resting"]) == (4.0, 4.0)
+    assert metrics["epochs_done"] == 0
+    assert all(torch.equal(before[n], p) for n, p in policy.network.adapter_parameters().items())
+    mixed = policy.update([*edits(policy, 2), *stale[2:]], [1.0, -1.0, 0.5, 0.0])
+    assert (mixed["edits_stale"], mixed["edits_stale_resting"], mixed["stale_updates"]) == (2.0, 2.0, 1.0)
+    assert mixed["epochs_done"] > 0
+    assert all(np.isfinite(v) for v in mixed.values())
+
+
+def test_an_edit_of_the_present_weights_is_not_stale(load: Load) -> None:
+    policy = load()
+    learned_since(policy, 1)
+    metrics = policy.update(edits(policy), [1.0, -1.0, 0.5, 0.0])
+    assert (metrics["edits_stale"], metrics["stale_updates"], metrics["stale_kl"]) == (0.0, 0.0, 0.0)
+
+
+def test_a_stored_edit_keeps_its_age_and_one_of_unknown_age_is_stale(load: Load) -> None:
+    policy = load()
+    learned_since(policy, 1)
+    (rollout,) = edits(policy, 1)
+    assert Rollout.from_bytes(rollout.to_bytes()).policy_version == rollout.policy_version == 1
+    old = dataclasses.replace(rollout, policy_version=UNKNOWN_VERSION)
+    assert policy.update([old], [1.0])["edits_stale"] == 1
+
+
+def test_edits_of_a_policy_that_went_back_to_an_older_checkpoint_are_stale(load: Load) -> None:
+    policy = load()
+    learned_since(policy, 1)
+    newer = edits(policy)
+    back = load()
+    metrics = back.update(newer, [1.0, -1.0, 0.5, 0.0])
+    assert (metrics["edits_stale"], metrics["stale_updates"]) == (4.0, 1.0)
 
 
 @pytest.mark.parametrize("rewards", [[1.0], [float("nan")] * 4, []])

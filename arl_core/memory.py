@@ -40,6 +40,7 @@ RECENT = 32  # experiments that a prompt shows: the most recent…
 TOP = 5  # …and the best
 STATES_KEPT = 3  # the last states, so that a torn checkpoint can fall back to the one before
 FRESH = 128  # experiments whose details wait to be moved
+PAGE = 64  # experiments that each() holds at a time
 
 
 class Memory(MemoryFile):
@@ -168,9 +169,16 @@ class Memory(MemoryFile):
         """Return one experiment, None when it was never committed."""
         return next(iter(self._select(campaign_id, "and idx = ?", index)), None)
 
-    def experiments(self, campaign_id: str, since: int = 0) -> list[Experiment]:
-        """Return all experiments from index `since` on, in order."""
-        return self._select(campaign_id, "and idx >= ? order by idx", since)
+    def experiments(self, campaign_id: str, since: int = 0, *, whole: bool = True) -> list[Experiment]:
+        """Return all experiments from index `since` on, in order; without `whole` as recent() does."""
+        return self._select(campaign_id, "and idx >= ? order by idx", since, details=WHOLE if whole else ())
+
+    def each(self, campaign_id: str) -> Iterator[Experiment]:
+        """Give one experiment after the other, in order, without ever holding them all: a campaign has no end."""
+        since = 0
+        while page := self._select(campaign_id, "and idx >= ? order by idx limit ?", since, PAGE):
+            yield from page
+            since = page[-1].index + 1
 
     def next_index(self, campaign_id: str) -> int:
         """Return the index after the last one committed; 0 when there is none."""
@@ -206,13 +214,14 @@ class Memory(MemoryFile):
         found = self._select(campaign_id, "and reports > 0 order by idx", details=REPORT_LISTS)
         return {experiment.index: experiment.reports for experiment in found}
 
-    def completed_runs(self, environment_digest: str, limit: int = 500) -> list[Experiment]:
+    def completed_runs(self, environment_digest: str, limit: int = 500, *, curves: bool = True) -> list[Experiment]:
         """Return the latest runs that trained to the end and were measured in this very frozen environment, from all
-        campaigns, oldest first: what the forecaster is calibrated on. Their texts and verdicts are left empty."""
+        campaigns, oldest first: what the forecaster is calibrated on. Their texts and verdicts are left empty, and
+        without `curves` their reports."""
         where = f"""where environment_digest = ? and status in ('kept', 'discarded') and {MEASURED}
                     and reports > 0 order by campaign desc, idx desc limit ?"""
         with self._open() as db:
-            return self._experiments(db, where, [environment_digest, limit], REPORT_LISTS)[::-1]
+            return self._experiments(db, where, [environment_digest, limit], REPORT_LISTS if curves else ())[::-1]
 
     def export(self, target: str | Path, campaign_id: str = "latest") -> int:
         """Write a campaign as JSON lines, the campaign first, then every experiment in full; return their number.
@@ -222,12 +231,14 @@ class Memory(MemoryFile):
         campaign = self.get_campaign(campaign_id)
         target = Path(target)
         partial = target.with_name(target.name + ".partial")
-        experiments = self.experiments(campaign.id)
+        count = 0
         with partial.open("w", encoding="utf-8") as out:
-            for record in (campaign.to_json(), *(experiment.to_json() for experiment in experiments)):
-                out.write(dumps(record) + "\n")
+            out.write(dumps(campaign.to_json()) + "\n")
+            for experiment in self.each(campaign.id):
+                out.write(dumps(experiment.to_json()) + "\n")
+                count += 1
         partial.replace(target)
-        return len(experiments)
+        return count
 
     # --- for tables of their own (arl_core/repeats.py) ----------------------------------------------------------------
 

@@ -77,9 +77,10 @@ one.deploy(name={name!r}, work_pool_name={POOL!r}, print_next_steps=False)
         if done.returncode:
             raise RuntimeError(f"no deployment of {entrypoint}: {done.stderr[-2000:]}")
 
-    def start_worker(self, name: str, slots: int = 1) -> None:
-        words = ["worker", "start", "--pool", POOL, "--name", name, "--limit", str(slots)]
-        self.workers[name] = self._spawn(words, f"{name}.log")
+    def start_worker(self, name: str, slots: int = 1, pool: str = POOL, **environment: str) -> None:
+        """Start a worker; `environment` is what it and its runs have beside the server's."""
+        words = ["worker", "start", "--pool", pool, "--name", name, "--limit", str(slots)]
+        self.workers[name] = self._spawn(words, f"{name}.log", environment)
 
     def wait_for_workers(self, count: int) -> None:
         deadline_s = time.monotonic() + START_LIMIT_S
@@ -118,12 +119,12 @@ one.deploy(name={name!r}, work_pool_name={POOL!r}, print_next_steps=False)
                 process.wait()
         self.workers, self.server = {}, None
 
-    def _spawn(self, words: list[str], log: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, words: list[str], log: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / log).open("ab") as out:
             return subprocess.Popen(
                 [sys.executable, "-m", "prefect", *words],
-                env=self.environment,
+                env=self.environment | (environment or {}),
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

@@ -10,7 +10,6 @@ from arl_core.config import CampaignConfig
 from arl_core.outcome import Outcome, settle
 from arl_core.records import Experiment, source_hash, utc_now
 from arl_core.second_look import reference
-from arl_core.stopping import stopping_snapshot
 from flows.confirm import Look, measure_floor, paid_for, second_look
 from flows.costs import Costs
 from flows.retention import retire
@@ -122,7 +121,7 @@ def order(session: Session, source: str, index: int, costs: Costs) -> Order:
     config = session.config
     check_disk(session.folder)
     with costs.timed("verdict_snapshot"):
-        snapshot = stopping_snapshot(session.memory, session.campaign, config)
+        snapshot = session.history.snapshot()
     return Order(index, source, config.seed, session.place(index), config.stopping.rule, snapshot)
 
 

@@ -93,10 +93,10 @@ def _tracked(session: Session) -> Iterator[None]:
         campaign = dataclasses.replace(session.campaign, status=status)
         if status != "interrupted":
             session.display.phase("bringing MLflow in line")
-            track_campaign(campaign, session.memory.experiments(campaign.id), session.folder)
+            track_campaign(campaign, session.folder, session.memory)
         elif is_open(session.runs_folder):
             # Whoever interrupts does not want to wait: what MLflow lacks is made up for at the end of the next start.
-            track_campaign(campaign, [], session.folder)
+            track_campaign(campaign, session.folder)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import itertools
 import json
@@ -27,6 +28,7 @@ from arl_core.edit import canonical_diff
 from arl_core.errors import ConfigError, PolicyError
 from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment, State, utc_now
+from arl_core.stopping import StoppingHistory
 from flows.display import Display, open_display
 from flows.nodes import NodeSlots
 from flows.slots import LocalSlots, Slots
@@ -78,6 +80,11 @@ class Session:
     after_commit: Costs | None = None
     artifacts: UiArtifacts | None = None
     _policy: Proposer | None = None
+
+    @functools.cached_property
+    def history(self) -> StoppingHistory:
+        """What stopping verdicts know of completed runs."""
+        return StoppingHistory(self.memory, self.campaign, self.config)
 
     @property
     def policy_step(self) -> int:

@@ -22,7 +22,7 @@ SHOWN_ROWS = 40
 def print_summary(memory: Memory, campaign_id: str, folder: Path, console: Console | None = None) -> dict[str, Any]:
     """Print what a campaign found and return it as plain data: id, best, statuses, plot."""
     console = console or Console(width=None if Console().is_terminal else 140)
-    experiments = memory.experiments(campaign_id)
+    experiments = memory.experiments(campaign_id, whole=False)
     best = memory.incumbent(campaign_id)
     console.print(f"\ncampaign {campaign_id}", markup=False, highlight=False)
     if len(experiments) > SHOWN_ROWS:
@@ -35,7 +35,8 @@ def print_summary(memory: Memory, campaign_id: str, folder: Path, console: Conso
         if reruns := sum(_reruns(one) for one in experiments):
             spent_s = sum(one.costs.get("confirm", 0.0) for one in experiments)
             console.print(f"re-runs: {reruns} beside {len(experiments)} first runs, {spent_s:.0f} s", highlight=False)
-        console.print(Text(cumulative_diff(experiments, best) or "the untouched target is still the best"))
+        diff = cumulative_diff(memory.experiment(campaign_id, 0), best)
+        console.print(Text(diff or "the untouched target is still the best"))
     plot = plot_best_so_far(experiments, folder / "best_so_far.png")
     console.print(f"plot:       {_short(plot)}", highlight=False)
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_short(folder.parent.parent / 'mlflow.db')}"
@@ -71,11 +72,11 @@ def _reruns(one: Experiment) -> int:
     return int(one.extra.get("confirmation", {}).get("runs", 0))
 
 
-def cumulative_diff(experiments: list[Experiment], best: Experiment) -> str:
+def cumulative_diff(first: Experiment | None, best: Experiment) -> str:
     """The best source against experiment 0's, as one unified diff."""
     from arl_core.edit import canonical_diff
 
-    return canonical_diff(experiments[0].source, best.source) if best.index else ""
+    return canonical_diff(first.source, best.source) if first and best.index else ""
 
 
 def plot_best_so_far(experiments: list[Experiment], path: Path) -> Path:

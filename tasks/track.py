@@ -10,39 +10,49 @@ MLFLOW_TRACKING_URI, if set, names a server to use instead of `mlflow.db` in the
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import re
 import tempfile
 import threading
 import urllib.parse
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import task
 
-from arl_core.edit import levers_seen_from, read_constants
-from arl_core.records import Campaign, Experiment, finite_json, one_line
-from frozen_env.contract import Report, Status, is_better
+from arl_core.edit import read_constants
+from arl_core.records import Campaign, Experiment, one_line
+from frozen_env.contract import Status
 from tasks import ONCE
+from tasks.track_rows import (
+    Point,
+    campaign_metrics_of,
+    confirmed_key,
+    confirmed_tag,
+    flat,
+    metrics_of,
+    milliseconds,
+    started_ms,
+    tags_of,
+    write_artifacts,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+    from arl_core.memory import Memory
 
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "autoresearch-rl"  # MLflow's word for a group of runs
-CURVE_POINTS = 120  # a longer curve is thinned: a metric costs 0.2 ms, and curve.json has every point
 BATCH = 900  # metrics of one request; a server takes 1000 entries in all
 MAX_PARAMS = 90
-LOG_BYTES = 2**20  # of a run's log, its end
 _NOT_A_KEY = re.compile(r"[^\w\-. :/]")
 
 # How a run's status shows in MLflow's list: green, red, grey
@@ -63,6 +73,7 @@ class Tracking:
     """An open MLflow store. `runs` remembers run ids by (campaign, index); index -1 is the campaign's own run."""
 
     client: MlflowClient
+    uri: str
     experiment_id: str
     runs: dict[tuple[str, int], str] = field(default_factory=dict)
 
@@ -115,31 +126,32 @@ def sync_experiment(
     run_id = str(run.info.run_id)
     if run.info.status != "RUNNING":
         return run_id
-    metrics, tags = _metrics(experiment), _tags(experiment)
+    metrics, tags = metrics_of(experiment), tags_of(experiment)
     touched = {"levers": tags["levers"]} if tags["levers"] else {}
     first = _entities(metrics[:BATCH], touched | read_constants(experiment.source), tags)
     client.log_batch(run_id, **first)
     for start in range(BATCH, len(metrics), BATCH):
         client.log_batch(run_id, metrics=_entities(metrics[start : start + BATCH], {}, {})["metrics"])
     with tempfile.TemporaryDirectory(prefix="artifacts-") as scratch:
-        _write_artifacts(experiment, Path(scratch), Path(folder) if folder else None)
-        client.log_artifacts(run_id, scratch)
-    parent = _entities(_campaign_metrics(experiment), {}, {})["metrics"]
+        write_artifacts(experiment, Path(scratch), Path(folder) if folder else None)
+        _artifacts(tracking, run).log_artifacts(scratch)
+    parent = _entities(campaign_metrics_of(experiment), {}, {})["metrics"]
     client.log_batch(_campaign_run(tracking, campaign), metrics=parent)
     # After all else, and so the sign that a run is whole: one that still runs is done over.
-    client.set_terminated(run_id, _RUN_STATUS[experiment.status], end_time=_milliseconds(experiment.created_at))
+    client.set_terminated(run_id, _RUN_STATUS[experiment.status], end_time=milliseconds(experiment.created_at))
     return run_id
 
 
-def sync_campaign(tracking: Tracking, campaign: Campaign, experiments: Sequence[Experiment] = ()) -> str:
+def sync_campaign(tracking: Tracking, campaign: Campaign, experiments: Iterable[Experiment] = ()) -> str:
     """Bring a whole campaign in line: its own run and its status, and every experiment given. Returns its run's id."""
     run_id = _campaign_run(tracking, campaign)
-    whole = _complete(tracking, campaign) if experiments else {}
+    whole: dict[int, tuple[str, str]] | None = None
     for experiment in experiments:
+        whole = _complete(tracking, campaign) if whole is None else whole
         if experiment.index not in whole:
             sync_experiment(tracking, campaign, experiment)
-        elif whole[experiment.index].data.tags.get("confirmed", "") != _confirmed(experiment):
-            _refresh_confirmation(tracking, experiment, str(whole[experiment.index].info.run_id))
+        elif whole[experiment.index][1] != confirmed_tag(experiment):
+            _refresh_confirmation(tracking, experiment, whole[experiment.index][0])
     status = _CAMPAIGN_STATUS.get(campaign.status, "RUNNING")
     if status == "RUNNING":
         tracking.client.update_run(run_id, status=status)
@@ -150,29 +162,32 @@ def sync_campaign(tracking: Tracking, campaign: Campaign, experiments: Sequence[
 
 def sync_checkpoint(tracking: Tracking, campaign: Campaign, checkpoint: str | Path) -> None:
     """Keep a policy checkpoint with the campaign's run, under policy/NAME, and drop the ones before it."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    checkpoint, run_id = Path(checkpoint), _campaign_run(tracking, campaign)
-    before = {Path(item.path).name for item in tracking.client.list_artifacts(run_id, "policy")}
+    checkpoint = Path(checkpoint)
+    repository = _artifacts(tracking, tracking.client.get_run(_campaign_run(tracking, campaign)))
+    before = {Path(item.path).name for item in repository.list_artifacts("policy")}
     if checkpoint.name not in before:
-        tracking.client.log_artifacts(run_id, str(checkpoint), f"policy/{checkpoint.name}")
-    repository = get_artifact_repository(tracking.client.get_run(run_id).info.artifact_uri)
+        repository.log_artifacts(str(checkpoint), f"policy/{checkpoint.name}")
     for name in before - {checkpoint.name}:
         repository.delete_artifacts(f"policy/{name}")
 
 
 def sync_retirement(tracking: Tracking, campaign: Campaign, index: int) -> None:
     """Remove the artifacts of an experiment's run; its metrics and tags stay. Done twice it does nothing."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
     run = _find(tracking, campaign.id, "experiment", index)
     tracking.runs.pop((campaign.id, index), None)
     if run is None or "artifacts" in run.data.tags:
         return
-    repository = get_artifact_repository(run.info.artifact_uri)
-    for item in tracking.client.list_artifacts(run.info.run_id):
+    repository = _artifacts(tracking, run)
+    for item in repository.list_artifacts():
         repository.delete_artifacts(item.path)
     tracking.client.set_tag(run.info.run_id, "artifacts", "removed; the memory has them")
+
+
+def _artifacts(tracking: Tracking, run: Run) -> ArtifactRepository:
+    """Where a run's files are. MLflow's own client would keep a thousand of these, each with its queue and threads."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(run.info.artifact_uri, tracking_uri=tracking.uri)
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
@@ -197,12 +212,12 @@ def _open(folder: Path, uri: str) -> Tracking:
     client = MlflowClient(tracking_uri=uri)
     group = client.get_experiment_by_name(EXPERIMENT)
     if group is not None:
-        return Tracking(client, group.experiment_id)
+        return Tracking(client, uri, group.experiment_id)
     place = (folder / "artifacts").as_uri() if local else None
     try:
-        return Tracking(client, client.create_experiment(EXPERIMENT, artifact_location=place))
+        return Tracking(client, uri, client.create_experiment(EXPERIMENT, artifact_location=place))
     except MlflowException:  # another process was faster
-        return Tracking(client, client.get_experiment_by_name(EXPERIMENT).experiment_id)
+        return Tracking(client, uri, client.get_experiment_by_name(EXPERIMENT).experiment_id)
 
 
 def _create_database(path: Path) -> None:
@@ -246,9 +261,9 @@ def _campaign_run(tracking: Tracking, campaign: Campaign) -> str:
         if run is None:
             tags = {"campaign": campaign.id, "kind": "campaign", "preset": campaign.preset, "problem": campaign.problem}
             tags |= {"environment_digest": campaign.environment_digest, "seed": str(campaign.seed)}
-            started = _milliseconds(campaign.started_at)
+            started = milliseconds(campaign.started_at)
             run = tracking.client.create_run(tracking.experiment_id, started, tags, run_name=campaign.id)
-        settings = _flat(campaign.config)
+        settings = flat(campaign.config)
         tracking.client.log_batch(run.info.run_id, params=_entities([], settings, {})["params"])
         tracking.runs[key] = str(run.info.run_id)
     return tracking.runs[key]
@@ -264,7 +279,7 @@ def _experiment_run(tracking: Tracking, campaign: Campaign, experiment: Experime
         tags = {"campaign": campaign.id, "kind": "experiment", "index": str(experiment.index)}
         tags["mlflow.parentRunId"] = parent
         name = f"{experiment.index:04d} {one_line(experiment.summary or experiment.reason, 80)}".strip()
-        run = tracking.client.create_run(tracking.experiment_id, _started(experiment), tags, run_name=name)
+        run = tracking.client.create_run(tracking.experiment_id, started_ms(experiment), tags, run_name=name)
     tracking.runs[key] = str(run.info.run_id)
     return run
 
@@ -278,147 +293,25 @@ def _find(tracking: Tracking, campaign_id: str, kind: str, index: int | None = N
 
 def _refresh_confirmation(tracking: Tracking, experiment: Experiment, run_id: str) -> None:
     """An incumbent is run on further seeds when a candidate needs the pair: its mean is over more runs than before."""
-    points = [point for point in _metrics(experiment) if point[0] in (_confirmed_key(experiment), "confirmations")]
-    tracking.client.log_batch(run_id, **_entities(points, {}, {"confirmed": _confirmed(experiment)}))
+    points = [point for point in metrics_of(experiment) if point[0] in (confirmed_key(experiment), "confirmations")]
+    tracking.client.log_batch(run_id, **_entities(points, {}, {"confirmed": confirmed_tag(experiment)}))
 
 
-def _complete(tracking: Tracking, campaign: Campaign) -> dict[int, Run]:
-    """The runs that are whole, by their experiment's index."""
+def _complete(tracking: Tracking, campaign: Campaign) -> dict[int, tuple[str, str]]:
+    """(run id, tag `confirmed`) of the runs that are whole, by their experiment's index."""
     query = f"tags.campaign = '{campaign.id}' and tags.kind = 'experiment' and attributes.status != 'RUNNING'"
-    found: dict[int, Run] = {}
+    found: dict[int, tuple[str, str]] = {}
     page: str | None = None
     while True:
         runs = tracking.client.search_runs([tracking.experiment_id], query, max_results=500, page_token=page)
-        found |= {int(run.data.tags["index"]): run for run in runs}
+        for run in runs:
+            found[int(run.data.tags["index"])] = (str(run.info.run_id), run.data.tags.get("confirmed", ""))
         page = runs.token
         if not page:
             return found
 
 
-# --- what is told -----------------------------------------------------------------------------------------------------
-
-_Point = tuple[str, float, int, int]  # key, value, time in ms, step
-
-
-def _metrics(experiment: Experiment) -> list[_Point]:
-    """Every number of the record, single ones first, then the curves by step; missing ones are left out."""
-    metric, at = experiment.metric or "value", _milliseconds(experiment.created_at)
-    single: dict[str, Any] = {
-        metric: experiment.value,
-        f"{metric}_estimate": experiment.estimate,
-        f"{metric}_incumbent": experiment.incumbent_value,
-        _confirmed_key(experiment): experiment.confirmed_value,
-        "confirmations": experiment.confirmations or None,
-        "reward": experiment.reward,
-        "peak_memory_mb": experiment.peak_memory_mb or None,
-        "tokens": experiment.tokens or None,
-        "policy_step": experiment.policy_step,
-    }
-    single |= {f"reward/{name}": value for name, value in experiment.reward_terms.items() if name != "reward"}
-    single |= {f"seconds/{name}": value for name, value in experiment.costs.items()}
-    single |= {f"policy/{name}": value for name, value in dict(experiment.extra.get("update") or {}).items()}
-    single |= {f"confirm/{name}": value for name, value in dict(experiment.extra.get("confirmation") or {}).items()}
-    points: list[_Point] = [(key, float(value), at, 0) for key, value in single.items() if _is_number(value)]
-    began = _started(experiment)
-    for report in thin(experiment.reports):
-        now = began + int(1000 * report.elapsed_s)
-        points.append(("train_loss", report.loss, now, report.step))
-        if report.lr is not None:
-            points.append(("lr", report.lr, now, report.step))
-    for verdict in experiment.verdicts:
-        percent = round(100 * verdict.fraction)  # forecasts are drawn over the share of the budget
-        told = {"forecast": verdict.forecast, "forecast_low": verdict.low, "forecast_high": verdict.high}
-        told["p_improve"] = verdict.p_improve
-        points += [(key, float(value), at, percent) for key, value in told.items() if value is not None]
-    return points
-
-
-def _campaign_metrics(experiment: Experiment) -> list[_Point]:
-    """What the campaign's own run shows over its experiments: the best so far, and the policy's reward."""
-    at, metric = _milliseconds(experiment.created_at), experiment.metric or "value"
-    best, value = experiment.incumbent_value, experiment.value
-    if experiment.status is Status.KEPT and experiment.confirmations:
-        best = (
-            experiment.confirmed_value
-        )  # it beat the incumbent in pairs, on seeds of which the incumbent may have more
-    elif value is not None and experiment.status is Status.KEPT and not math.isnan(value):
-        best = value if best is None or is_better(value, best, experiment.direction) else best
-    told = {f"best_{metric}": best, metric: value, "reward": experiment.reward}
-    told |= {f"policy/{name}": number for name, number in dict(experiment.extra.get("update") or {}).items()}
-    return [(key, float(number), at, experiment.index) for key, number in told.items() if _is_number(number)]
-
-
-def _tags(experiment: Experiment) -> dict[str, str]:
-    parent = "" if experiment.parent_index is None else str(experiment.parent_index)
-    return {
-        "status": experiment.status.value,
-        "cause": experiment.cause.value,
-        "reason": one_line(experiment.reason, 300),
-        "summary": one_line(experiment.summary, 300),
-        "parent_experiment": parent,
-        "levers": one_line(", ".join(levers_seen_from(experiment.source, experiment.diff)), 300),
-        "source_hash": experiment.source_hash,
-        "sandbox": experiment.sandbox,
-        "confirmed": _confirmed(experiment),
-        "repairs": ", ".join(experiment.repairs),
-        "environment_digest": experiment.environment_digest,
-        "seed": str(experiment.seed),
-    }
-
-
-def _confirmed_key(experiment: Experiment) -> str:
-    return f"{experiment.metric or 'value'}_confirmed"
-
-
-def _confirmed(experiment: Experiment) -> str:
-    """`4 runs` for what was kept after re-runs, `no, 4 re-runs` for what did not pass them, `no` without any."""
-    if not experiment.confirmations:
-        return "no"
-    kept = experiment.status is Status.KEPT
-    return f"{experiment.confirmations} runs" if kept else f"no, {experiment.confirmations} re-runs"
-
-
-def _write_artifacts(experiment: Experiment, scratch: Path, folder: Path | None) -> None:
-    """Text files only, none of them HTML: MLflow's page shows them as text, whatever a candidate wrote."""
-    texts = {
-        "diff.patch": experiment.diff,
-        "train.py": experiment.source,
-        "prompt.txt": experiment.prompt,
-        "completion.txt": experiment.completion,
-        "log.txt": _log(experiment, folder),
-    }
-    record = experiment.to_json()
-    if experiment.verdicts:
-        texts["forecast.json"] = json.dumps(record["verdicts"], indent=1)
-    if experiment.reports:
-        texts["curve.json"] = json.dumps(record["reports"])
-    bulky = ("verdicts", "reports", "diff", "source", "prompt", "completion", "log")
-    texts["record.json"] = json.dumps({key: value for key, value in record.items() if key not in bulky}, indent=1)
-    for name, text in texts.items():
-        if text:
-            (scratch / name).write_text(text, encoding="utf-8", errors="replace")
-
-
-def _log(experiment: Experiment, folder: Path | None) -> str:
-    """The end of the run's log file, or the record's tail of it."""
-    if folder is None:
-        return experiment.log
-    try:
-        with (folder / "log.txt").open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_BYTES))
-            return file.read(LOG_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return experiment.log
-
-
-def thin(reports: Sequence[Report], most: int = CURVE_POINTS) -> list[Report]:
-    """Return at most `most` reports, evenly spaced, the first and the last among them."""
-    if len(reports) <= most:
-        return list(reports)
-    return [reports[round(i * (len(reports) - 1) / (most - 1))] for i in range(most)]
-
-
-def _entities(metrics: Sequence[_Point], params: dict[str, Any], tags: dict[str, str]) -> dict[str, list[Any]]:
+def _entities(metrics: Sequence[Point], params: dict[str, Any], tags: dict[str, str]) -> dict[str, list[Any]]:
     from mlflow.entities import Metric, Param, RunTag
 
     def metric(key: str, value: float, at: int, step: int) -> Metric:
@@ -430,28 +323,6 @@ def _entities(metrics: Sequence[_Point], params: dict[str, Any], tags: dict[str,
         "params": [Param(_NOT_A_KEY.sub("_", key)[:200], one_line(str(value), 500)) for key, value in kept],
         "tags": [RunTag(key, value) for key, value in tags.items()],
     }
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"policy.lora_r": 8, …} of nested settings."""
-    flat: dict[str, Any] = {}
-    for key, value in finite_json(settings).items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _milliseconds(moment: str) -> int:
-    """Milliseconds since 1970 of an ISO 8601 time; 0 when there is none."""
-    return int(1000 * datetime.fromisoformat(moment).timestamp()) if moment else 0
-
-
-def _started(experiment: Experiment) -> int:
-    """When the experiment began. From the record alone, so that writing a run twice writes the same."""
-    return max(0, _milliseconds(experiment.created_at) - int(1000 * experiment.costs.get("iteration", 0.0)))
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
@@ -475,9 +346,10 @@ def track(campaign: Campaign, experiment: Experiment, folder: Path) -> None:
 
 
 @task(name="track-campaign", **ONCE)
-def track_campaign(campaign: Campaign, experiments: Sequence[Experiment], folder: Path) -> None:
-    """Make up for what MLflow lacks of a campaign, and show its status there. Warns like track()."""
+def track_campaign(campaign: Campaign, folder: Path, memory: Memory | None = None) -> None:
+    """Show a campaign's status in MLflow and, given the memory, make up for what is missing there. Warns like track()."""
     try:
+        experiments = memory.each(campaign.id) if memory else ()
         sync_campaign(open_tracking(folder.parent.parent), campaign, experiments)
     except Exception as error:
         log.warning("MLflow is not in line with campaign %s yet: %s", campaign.id, one_line(str(error), 200))

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from arl_core import memory as memory_module
 from arl_core.edit import canonical_diff
-from arl_core.records import Campaign, Experiment
+from arl_core.records import Campaign, Experiment, State
 from frozen_env.contract import Report, Status, Verdict
 from tasks import track as module
-from tasks.track import Tracking, open_tracking, prepare, sync_campaign, sync_checkpoint, sync_experiment, thin
+from tasks import track_rows
+from tasks.track import Tracking, open_tracking, prepare, sync_campaign, sync_checkpoint, sync_experiment
+from tasks.track_rows import thin
 
 SEED = "MUON_LR = 2e-3\nDEPTH = 4\n\n\ndef build_model():\n    return None\n"
 EDITED = SEED.replace("2e-3", "2.8e-3")
@@ -69,6 +72,11 @@ def runs_of(tracking: Tracking, campaign: Campaign) -> list[Any]:
     return sorted(found, key=lambda run: run.info.run_name)
 
 
+def reopened(tracking: Tracking) -> Tracking:
+    """The same store as after a restart: nothing is remembered."""
+    return Tracking(tracking.client, tracking.uri, tracking.experiment_id)
+
+
 def text_of(tracking: Tracking, run_id: str, name: str) -> str:
     return Path(tracking.client.download_artifacts(run_id, name)).read_text(encoding="utf-8")
 
@@ -110,7 +118,7 @@ def test_a_curve_is_thinned_to_its_ends_and_even_steps(tracking: Tracking, campa
     run_id = sync_experiment(tracking, campaign, experiment(campaign))
     history = tracking.client.get_metric_history(run_id, "train_loss")
     steps = [point.step for point in sorted(history, key=lambda point: point.step)]
-    assert (len(steps), steps[0], steps[-1]) == (module.CURVE_POINTS, 1, 400)
+    assert (len(steps), steps[0], steps[-1]) == (track_rows.CURVE_POINTS, 1, 400)
     assert [p.value for p in tracking.client.get_metric_history(run_id, "forecast")] == [1.45]
     few = [Report(k, k, k, k) for k in range(3)]
     assert thin(few) == few
@@ -119,30 +127,32 @@ def test_a_curve_is_thinned_to_its_ends_and_even_steps(tracking: Tracking, campa
 
 def test_syncing_again_changes_nothing(tracking: Tracking, campaign: Campaign) -> None:
     first = sync_experiment(tracking, campaign, experiment(campaign))
-    after_a_restart = Tracking(tracking.client, tracking.experiment_id)
+    after_a_restart = reopened(tracking)
     assert sync_experiment(after_a_restart, campaign, experiment(campaign)) == first
     assert sync_campaign(after_a_restart, campaign, [experiment(campaign)])
     assert len(runs_of(tracking, campaign)) == 2
-    assert len(tracking.client.get_metric_history(first, "train_loss")) == module.CURVE_POINTS
+    assert len(tracking.client.get_metric_history(first, "train_loss")) == track_rows.CURVE_POINTS
 
 
 @pytest.mark.parametrize("step", ["log_batch", "log_artifacts", "set_terminated"])
 def test_a_run_cut_off_halfway_is_completed(
     tracking: Tracking, campaign: Campaign, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     sync_campaign(tracking, campaign)
     with monkeypatch.context() as cut:
-        cut.setattr(tracking.client, step, killed)
+        cut.setattr(LocalArtifactRepository if step == "log_artifacts" else tracking.client, step, killed)
         with pytest.raises(KeyboardInterrupt):
             sync_experiment(tracking, campaign, experiment(campaign))
-    run_id = sync_experiment(Tracking(tracking.client, tracking.experiment_id), campaign, experiment(campaign))
+    run_id = sync_experiment(reopened(tracking), campaign, experiment(campaign))
     nested, _ = runs_of(tracking, campaign)
     assert nested.info.run_id == run_id
     assert nested.info.status == "FINISHED"
-    assert len(tracking.client.get_metric_history(run_id, "train_loss")) == module.CURVE_POINTS
+    assert len(tracking.client.get_metric_history(run_id, "train_loss")) == track_rows.CURVE_POINTS
     assert len(tracking.client.list_artifacts(run_id)) == 8
 
 
@@ -203,10 +213,37 @@ def test_only_the_last_checkpoint_is_kept(tracking: Tracking, campaign: Campaign
 def test_the_log_file_of_the_run_is_taken_when_it_is_there(
     tracking: Tracking, campaign: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOG_BYTES", 12)
+    monkeypatch.setattr(track_rows, "LOG_BYTES", 12)
     (tmp_path / "log.txt").write_text("much\n" * 10 + "the end")
     run_id = sync_experiment(tracking, campaign, experiment(campaign), tmp_path)
     assert text_of(tracking, run_id, "log.txt") == "much\nthe end"
+
+
+def test_a_campaign_is_made_up_for_from_the_memory_page_by_page(
+    tracking: Tracking, campaign: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_module, "PAGE", 2)
+    memory = memory_module.Memory(tmp_path / "memory.duckdb")
+    memory.create_campaign(campaign)
+    for index in range(5):
+        memory.commit_iteration(experiment(campaign, index), State())
+    sync_experiment(tracking, campaign, experiment(campaign, 3))
+    monkeypatch.setattr(module, "open_tracking", lambda _: reopened(tracking))
+    module.track_campaign.fn(dataclasses.replace(campaign, status="finished"), tmp_path, memory)
+    *nested, parent = runs_of(tracking, campaign)
+    assert [run.data.tags["index"] for run in nested] == ["0", "1", "2", "3", "4"]
+    assert {run.info.status for run in (*nested, parent)} == {"FINISHED"}
+
+
+def test_mlflow_keeps_no_artifact_store_per_experiment(tracking: Tracking, campaign: Campaign) -> None:
+    """Its client would keep a thousand, each with its queue and thread pool."""
+    from mlflow.tracking._tracking_service import utils
+
+    before = len(utils._artifact_repos_cache)
+    run_id = sync_experiment(tracking, campaign, experiment(campaign))
+    module.sync_retirement(tracking, campaign, 1)
+    assert len(utils._artifact_repos_cache) == before
+    assert tracking.client.list_artifacts(run_id) == []
 
 
 def test_a_store_that_fails_costs_a_warning_and_no_campaign(
@@ -217,7 +254,7 @@ def test_a_store_that_fails_costs_a_warning_and_no_campaign(
 
     monkeypatch.setattr(module, "open_tracking", refuse)
     module.track.fn(campaign, experiment(campaign), tmp_path / "campaigns" / "c")
-    module.track_campaign.fn(campaign, [], tmp_path / "campaigns" / "c")
+    module.track_campaign.fn(campaign, tmp_path / "campaigns" / "c")
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
 
 

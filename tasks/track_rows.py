@@ -1,0 +1,160 @@
+"""What MLflow is told of an experiment: numbers, tags and text files, from the record alone. Knows no MLflow."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from arl_core.edit import levers_seen_from
+from arl_core.records import Experiment, finite_json, one_line
+from frozen_env.contract import Report, Status, is_better
+
+CURVE_POINTS = 120  # a longer curve is thinned: a metric costs 0.2 ms, and curve.json has every point
+LOG_BYTES = 2**20  # of a run's log, its end
+
+Point = tuple[str, float, int, int]  # key, value, time in ms, step
+
+
+def metrics_of(experiment: Experiment) -> list[Point]:
+    """Every number of the record, single ones first, then the curves by step; missing ones are left out."""
+    metric, at = experiment.metric or "value", milliseconds(experiment.created_at)
+    single: dict[str, Any] = {
+        metric: experiment.value,
+        f"{metric}_estimate": experiment.estimate,
+        f"{metric}_incumbent": experiment.incumbent_value,
+        confirmed_key(experiment): experiment.confirmed_value,
+        "confirmations": experiment.confirmations or None,
+        "reward": experiment.reward,
+        "peak_memory_mb": experiment.peak_memory_mb or None,
+        "tokens": experiment.tokens or None,
+        "policy_step": experiment.policy_step,
+    }
+    single |= {f"reward/{name}": value for name, value in experiment.reward_terms.items() if name != "reward"}
+    single |= {f"seconds/{name}": value for name, value in experiment.costs.items()}
+    single |= {f"policy/{name}": value for name, value in dict(experiment.extra.get("update") or {}).items()}
+    single |= {f"confirm/{name}": value for name, value in dict(experiment.extra.get("confirmation") or {}).items()}
+    points: list[Point] = [(key, float(value), at, 0) for key, value in single.items() if _is_number(value)]
+    began = started_ms(experiment)
+    for report in thin(experiment.reports):
+        now = began + int(1000 * report.elapsed_s)
+        points.append(("train_loss", report.loss, now, report.step))
+        if report.lr is not None:
+            points.append(("lr", report.lr, now, report.step))
+    for verdict in experiment.verdicts:
+        percent = round(100 * verdict.fraction)  # forecasts are drawn over the share of the budget
+        told = {"forecast": verdict.forecast, "forecast_low": verdict.low, "forecast_high": verdict.high}
+        told["p_improve"] = verdict.p_improve
+        points += [(key, float(value), at, percent) for key, value in told.items() if value is not None]
+    return points
+
+
+def campaign_metrics_of(experiment: Experiment) -> list[Point]:
+    """What the campaign's own run shows over its experiments: the best so far, and the policy's reward."""
+    at, metric = milliseconds(experiment.created_at), experiment.metric or "value"
+    best, value = experiment.incumbent_value, experiment.value
+    if experiment.status is Status.KEPT and experiment.confirmations:
+        best = (
+            experiment.confirmed_value
+        )  # it beat the incumbent in pairs, on seeds of which the incumbent may have more
+    elif value is not None and experiment.status is Status.KEPT and not math.isnan(value):
+        best = value if best is None or is_better(value, best, experiment.direction) else best
+    told = {f"best_{metric}": best, metric: value, "reward": experiment.reward}
+    told |= {f"policy/{name}": number for name, number in dict(experiment.extra.get("update") or {}).items()}
+    return [(key, float(number), at, experiment.index) for key, number in told.items() if _is_number(number)]
+
+
+def tags_of(experiment: Experiment) -> dict[str, str]:
+    parent = "" if experiment.parent_index is None else str(experiment.parent_index)
+    return {
+        "status": experiment.status.value,
+        "cause": experiment.cause.value,
+        "reason": one_line(experiment.reason, 300),
+        "summary": one_line(experiment.summary, 300),
+        "parent_experiment": parent,
+        "levers": one_line(", ".join(levers_seen_from(experiment.source, experiment.diff)), 300),
+        "source_hash": experiment.source_hash,
+        "sandbox": experiment.sandbox,
+        "confirmed": confirmed_tag(experiment),
+        "repairs": ", ".join(experiment.repairs),
+        "environment_digest": experiment.environment_digest,
+        "seed": str(experiment.seed),
+    }
+
+
+def confirmed_key(experiment: Experiment) -> str:
+    return f"{experiment.metric or 'value'}_confirmed"
+
+
+def confirmed_tag(experiment: Experiment) -> str:
+    """`4 runs` for what was kept after re-runs, `no, 4 re-runs` for what did not pass them, `no` without any."""
+    if not experiment.confirmations:
+        return "no"
+    kept = experiment.status is Status.KEPT
+    return f"{experiment.confirmations} runs" if kept else f"no, {experiment.confirmations} re-runs"
+
+
+def write_artifacts(experiment: Experiment, scratch: Path, folder: Path | None) -> None:
+    """Text files only, none of them HTML: MLflow's page shows them as text, whatever a candidate wrote."""
+    texts = {
+        "diff.patch": experiment.diff,
+        "train.py": experiment.source,
+        "prompt.txt": experiment.prompt,
+        "completion.txt": experiment.completion,
+        "log.txt": _log(experiment, folder),
+    }
+    record = experiment.to_json()
+    if experiment.verdicts:
+        texts["forecast.json"] = json.dumps(record["verdicts"], indent=1)
+    if experiment.reports:
+        texts["curve.json"] = json.dumps(record["reports"])
+    bulky = ("verdicts", "reports", "diff", "source", "prompt", "completion", "log")
+    texts["record.json"] = json.dumps({key: value for key, value in record.items() if key not in bulky}, indent=1)
+    for name, text in texts.items():
+        if text:
+            (scratch / name).write_text(text, encoding="utf-8", errors="replace")
+
+
+def _log(experiment: Experiment, folder: Path | None) -> str:
+    """The end of the run's log file, or the record's tail of it."""
+    if folder is None:
+        return experiment.log
+    try:
+        with (folder / "log.txt").open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_BYTES))
+            return file.read(LOG_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return experiment.log
+
+
+def thin(reports: Sequence[Report], most: int = CURVE_POINTS) -> list[Report]:
+    """Return at most `most` reports, evenly spaced, the first and the last among them."""
+    if len(reports) <= most:
+        return list(reports)
+    return [reports[round(i * (len(reports) - 1) / (most - 1))] for i in range(most)]
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"policy.lora_r": 8, …} of nested settings."""
+    found: dict[str, Any] = {}
+    for key, value in finite_json(settings).items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def milliseconds(moment: str) -> int:
+    """Milliseconds since 1970 of an ISO 8601 time; 0 when there is none."""
+    return int(1000 * datetime.fromisoformat(moment).timestamp()) if moment else 0
+
+
+def started_ms(experiment: Experiment) -> int:
+    """When the experiment began. From the record alone, so that writing a run twice writes the same."""
+    return max(0, milliseconds(experiment.created_at) - int(1000 * experiment.costs.get("iteration", 0.0)))

@@ -1,0 +1,70 @@
+"""What a verdict knows is the same whether curves are remembered or read anew, and only new ones are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arl_core.config import load_config
+from arl_core.memory import Memory
+from arl_core.records import Campaign, Experiment, State
+from arl_core.stopping import StoppingHistory
+from frozen_env.contract import Report, Status
+
+
+def campaign(name: str = "c") -> Campaign:
+    return Campaign(name, "embedded", {}, "e1", 0, "2026-11-24T00:00:00+00:00", "text")
+
+
+def run(index: int, name: str = "c", status: Status = Status.DISCARDED, **fields: Any) -> Experiment:
+    curve = tuple(Report(k, k / 10, k / 10, 4.0 - index / 10 - k / 10, 1e-3) for k in range(1, 11))
+    known = {"value": 2.0 - index / 10, "reports": curve, "environment_digest": "e1", "source": "x"}
+    return Experiment(name, index, status, **(known | fields))
+
+
+class CountingMemory(Memory):
+    """Counts the curves that are read."""
+
+    curves_read = 0
+
+    def completed_runs(self, *arguments: Any, curves: bool = True, **named: Any) -> list[Experiment]:
+        found = super().completed_runs(*arguments, curves=curves, **named)
+        self.curves_read += len(found) if curves else 0
+        return found
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[CountingMemory]:
+    one = CountingMemory(tmp_path / "memory.duckdb")
+    one.create_campaign(campaign("earlier"))
+    one.commit_iteration(run(0, "earlier", Status.KEPT), State())
+    one.create_campaign(campaign())
+    yield one
+    one.close()
+
+
+@pytest.mark.parametrize("earlier_count", [True, False])
+def test_remembered_and_read_anew_are_the_same(memory: CountingMemory, earlier_count: bool) -> None:
+    config = load_config("embedded", {"stopping.history": earlier_count})
+    history = StoppingHistory(memory, campaign(), config)
+    for index in (0, 3, 1, 2):  # side by side they are committed out of order
+        memory.commit_iteration(run(index, status=Status.DISCARDED if index else Status.KEPT), State())
+        anew = StoppingHistory(memory, campaign(), config).snapshot()
+        assert history.snapshot() == anew
+    finals = sorted(one["final"] for one in anew["completed"])
+    assert finals == [1.7, 1.8, 1.9, 2.0] + ([2.0] if earlier_count else [])
+    memory.commit_iteration(run(4, status=Status.CRASHED, value=None), State())
+    assert history.snapshot() == anew, "a run without a value calibrates nothing"
+
+
+def test_only_the_curves_that_are_new_are_read(memory: CountingMemory) -> None:
+    history = StoppingHistory(memory, campaign(), load_config("embedded", {"stopping.history": True}))
+    for index in range(10):
+        memory.commit_iteration(run(index), State())
+        history.snapshot()
+    assert memory.curves_read == 11
+    history.snapshot()
+    assert memory.curves_read == 11

@@ -1,0 +1,126 @@
+"""The deployments of prefect.yaml as docs/operations.md starts them: a real server, a real worker, `prefect` commands.
+
+Minutes, and at the mercy of a busy machine: `python -m pytest tests/flows/test_deployed.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from arl_core.memory import Memory
+from bench.cluster import Cluster, cluster
+from frozen_env.runtime import processes
+from tests.flows.test_campaign import QUICK
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+LIMIT_S = 600.0
+EXPERIMENTS = 3
+
+
+class Deployed:
+    """A server with the deployments of prefect.yaml on it, and a worker for the campaigns."""
+
+    def __init__(self, server: Cluster) -> None:
+        self.server = server
+        self.environment = server.environment | {"ARL_ROOT": str(ROOT), "COLUMNS": "400", "OMP_NUM_THREADS": "1"}
+        for pool in ("research", "nodes"):
+            self.prefect("work-pool", "create", pool, "--type", "process")
+        self.prefect("--no-prompt", "deploy", "--all")
+        server.start_worker("campaigns", pool="research")
+
+    def prefect(self, *words: str) -> str:
+        """Run a `prefect` command and return what it prints."""
+        command = [sys.executable, "-m", "prefect", *words]
+        done = subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start(self, name: str, **parameters: Any) -> str:
+        """`prefect deployment run`; return the flow run's id."""
+        words = [word for key, value in parameters.items() for word in ("--param", f"{key}={json.dumps(value)}")]
+        printed = self.prefect("deployment", "run", name, *words)
+        found = re.search(r"UUID: (\S+)", printed)
+        assert found, printed
+        return found[1]
+
+    def state(self, flow_run: str) -> dict[str, Any]:
+        answer = httpx.get(f"{self.server.url}/flow_runs/{flow_run}", timeout=30)
+        return answer.raise_for_status().json()["state"]
+
+    def wait_for(self, flow_run: str, *kinds: str) -> dict[str, Any]:
+        """Wait until a flow run is in one of these states and return it."""
+        wait_until(lambda: self.state(flow_run)["type"] in kinds, lambda: f"{self.state(flow_run)}, wanted {kinds}")
+        return self.state(flow_run)
+
+    def process_of(self, flow_run: str) -> int:
+        """The process that the worker runs a flow run in."""
+        for pid in processes.descendants(self.server.workers["campaigns"].pid):
+            with contextlib.suppress(OSError):
+                if f"PREFECT__FLOW_RUN_ID={flow_run}".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                    return pid
+        raise AssertionError(f"no process of flow run {flow_run}")
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory, prepared_data: Path) -> Iterator[Deployed]:
+    with cluster(tmp_path_factory.mktemp("deployed")) as server:
+        yield Deployed(server)
+
+
+def settings_in(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Parameters of a quick campaign whose memory is in `folder`."""
+    quick = QUICK | {"confirm.enabled": False, "memory": str(folder / "mlruns" / "memory.duckdb")}
+    return {"iterations": EXPERIMENTS, "settings": quick | changes}
+
+
+def committed(folder: Path) -> list[int]:
+    path = folder / "mlruns" / "memory.duckdb"
+    if not path.exists():
+        return []
+    memory = Memory(path, read_only=True)
+    return [one.index for one in memory.experiments("latest")] if memory.campaigns() else []
+
+
+def wait_until(condition: Callable[[], Any], what: Callable[[], str]) -> None:
+    deadline_s = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, what()
+        time.sleep(0.1)
+
+
+def test_a_killed_campaign_is_retried_as_itself_and_a_second_one_is_refused(deployed: Deployed, tmp_path: Path) -> None:
+    mine = deployed.start("research/embedded", **settings_in(tmp_path, **{"environment.budget_s": 5.0}))
+    wait_until(lambda: len(committed(tmp_path)) >= 2, lambda: str(deployed.state(mine)))
+
+    second = deployed.start("research/embedded", **settings_in(tmp_path / "other"))
+    refused = deployed.wait_for(second, "CANCELLED", "COMPLETED", "FAILED", "CRASHED")
+    assert refused["type"] == "CANCELLED"
+    assert "concurrency limit" in refused["message"]
+    assert committed(tmp_path / "other") == []
+
+    os.kill(deployed.process_of(mine), signal.SIGKILL)
+    deployed.wait_for(mine, "CRASHED")
+    before = committed(tmp_path)
+    assert len(before) <= EXPERIMENTS, "killed while it ran"
+    deployed.prefect("flow-run", "retry", mine)
+    ended = deployed.wait_for(mine, "COMPLETED", "FAILED", "CANCELLED")
+    assert ended["type"] == "COMPLETED", ended
+    memory = Memory(tmp_path / "mlruns" / "memory.duckdb", read_only=True)
+    assert [one.status for one in memory.campaigns()] == ["finished"], "its own campaign and no other"
+    assert committed(tmp_path) == list(range(EXPERIMENTS + 1))

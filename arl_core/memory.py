@@ -209,6 +209,13 @@ class Memory(MemoryFile):
             found = row.fetchone()
         return (found[0], int(found[1])) if found else None
 
+    def programs(self, campaign_id: str, n: int = 500) -> list[Experiment]:
+        """Return the first experiment and the n latest others that made a program of their own, oldest first, with their
+        sources: what a critic is fitted on. Other texts, reports and verdicts are left empty."""
+        ran = "and (idx = 0 or source_hash != '') and status != 'duplicate' order by idx = 0 desc, idx desc limit ?"
+        found = self._select(campaign_id, ran, n + 1, details=("source",))
+        return sorted(found, key=lambda one: one.index)
+
     def curves(self, campaign_id: str) -> dict[int, tuple[Report, ...]]:
         """Return the training curve of every experiment that reported anything, by index."""
         found = self._select(campaign_id, "and reports > 0 order by idx", details=REPORT_LISTS)

@@ -57,8 +57,8 @@ def from_row(campaign_id: str, row: dict[str, Any], base: bytes) -> Experiment:
     for name in ("reward_terms", "costs"):
         fields[name] = {key: float(value) for key, value in fields[name].items()}
     fields["repairs"] = tuple(fields["repairs"])
+    fields |= {name: _unpack(row[name], base) for name in PACKED if name in row}
     if "completion" in row:
-        fields |= {name: _unpack(row[name], base) for name in PACKED}
         fields["completion"] = row["completion"]
         fields["verdicts"] = tuple(verdict_from_json(v) for v in json.loads(row["verdicts"]))
     if "report_step" in row:

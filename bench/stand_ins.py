@@ -57,11 +57,11 @@ def running_edits(change: str = "MUON_LR") -> Iterator[None]:
         value = 0.01 + (seed % 100_003) * 1e-7
         return replace(rollout, blocks=(EditBlock(line, f"{change} = {value:.7f}\n"),))
 
-    def propose(policy: Any, prompt: str, source: str, seed: int, worth: Any) -> Rollout:
-        return edited(one(policy, prompt, source, seed, worth), source, seed)
+    def propose(policy: Any, prompt: str, source: str, seed: int, choose: Any) -> Rollout:
+        return edited(one(policy, prompt, source, seed, choose), source, seed)
 
-    def propose_many(policy: Any, prompt: str, source: str, seeds: Sequence[int], worth: Any) -> list[Rollout]:
-        rollouts = many(policy, prompt, source, seeds, worth)
+    def propose_many(policy: Any, prompt: str, source: str, seeds: Sequence[int], choose: Any) -> list[Rollout]:
+        rollouts = many(policy, prompt, source, seeds, choose)
         return [edited(rollout, source, seed) for rollout, seed in zip(rollouts, seeds, strict=True)]
 
     flows.iteration.propose, flows.iteration.propose_many = propose, propose_many  # type: ignore[assignment]

@@ -19,9 +19,9 @@ from flows.surroundings import ROOT
 from frozen_env.contract import Cause, ResearchError, RunResult, Status
 from tasks import forget_results
 from tasks.commit import commit
-from tasks.patch import Patch, applied, patch
+from tasks.patch import Patch, patch
 from tasks.prompt import make_prompt
-from tasks.propose import propose, propose_many
+from tasks.propose import choosing, propose, propose_many
 from tasks.reward import make_reward
 from tasks.track import track
 from tasks.update import checkpoint, update
@@ -97,16 +97,12 @@ def propose_edits(session: Session, indices: Sequence[int], under_way: Collectio
     with costs.timed("prompt"):
         prompt = make_prompt(session.memory, campaign, config, incumbent, indices[0], policy.count_tokens, ROOT)
     seeds = [seed_of(config, index) for index in indices]
-
-    def worth(rollout: Rollout) -> bool:
-        edit = applied(incumbent.source, rollout, config.edit, session.memory, campaign.id)
-        return edit.runs and source_hash(edit.source) not in under_way
-
     with costs.timed("propose"):
+        choose = choosing(session.memory, campaign, config, incumbent.source, under_way)
         if len(seeds) == 1:
-            rollouts = [propose(policy, prompt.text, incumbent.source, seeds[0], worth)]
+            rollouts = [propose(policy, prompt.text, incumbent.source, seeds[0], choose)]
         else:
-            rollouts = propose_many(policy, prompt.text, incumbent.source, seeds, worth)
+            rollouts = propose_many(policy, prompt.text, incumbent.source, seeds, choose)
     proposals = []
     for index, rollout, share in zip(indices, rollouts, costs.shared(len(seeds)), strict=True):
         with share.timed("patch"):

@@ -1,102 +1,195 @@
-"""The critic: what has come of edits like this one? It chooses which of several sampled edits is worth an experiment.
+"""The critic: what would come of a program like this one? It says which of several sampled edits is worth an experiment.
 
-A Bayesian linear model on frozen features of the policy itself: the hidden states of one early layer, averaged over the
-edit's tokens, with the adapter off, so that an edit's features never change. A few hundred rewards are far too few for a
-policy gradient to learn which constants matter; this model learns it from them. It sees the policy's own words and the
-rewards of its own experiments, nothing else.
+A Gaussian process over programs, fitted to the campaign's own experiments and to nothing else. Two programs are alike when
+their constants are near one another, each on its natural scale, and when few of their other lines differ. A few hundred
+results are far too few for a policy gradient to learn which constants matter and where to; this model learns it from them.
+The choice by a draw from the posterior (Thompson sampling) tries what may be good, not only what is known to be.
 
-Legend of shapes: N remembered edits, C candidates, D width of the hidden state.
+Legend of shapes: N known programs, C candidates, P numeric constants, W different other lines.
 
-Source: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, sections 2.1 (the weight-space view) and 5.4.1
-(evidence); the choice by a posterior draw is Thompson sampling (Thompson 1933).
+Source: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning: equations 2.25 and 2.26 (posterior), 4.17 (Matérn
+5/2), 5.8 and 5.9 (evidence and its gradient). Thompson 1933 for the draw.
 """
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+
+from arl_core.edit import read_constants
+from arl_core.edit.constants import constant_statements
+from arl_core.policy.synthesis import SHARES
+from arl_core.records import parse_quietly
 
 Array = NDArray[np.float64]
 
-LEAST = 16  # edits before the critic has an opinion
-MOST = 512  # edits remembered; older ones belong to another state of the file
-NOISE_SHARES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # noise variance over signal variance, chosen by the evidence
-SPREAD_FLOOR = 1e-3  # a feature that hardly varies is not blown up
+LEAST = 12  # results before the critic has an opinion
+MOST_FITTED = (
+    256  # results that the kernel's lengths are fitted on, the latest; the posterior uses all that it is given
+)
+FIT_STEPS = 25
+TYPICAL_LENGTH = 2.0  # prior median of a kernel length: a factor of e² between learning rates makes strangers
+TYPICAL_LINES = 4.0  # two changed lines, each out and in
+LENGTH_SPREAD = 2.2  # prior standard deviation of a log length
+NOISE_BOUNDS = (1e-4, 1.0)  # noise variance over signal variance
+JITTER = 1e-8
+SHARE_UNIT = 1 / 3  # a share (0 to 1) counts three times, as a factor of e³ does
+NEAR_ZERO = 0.1  # below this part of the first program's value a constant is measured linearly, above in logs
 
 
-@dataclass
 class Critic:
-    """Edits remembered: their features [N, D] and rewards [N], oldest first."""
+    """Fitted once on programs [N] and their losses [N]: lower is better, None for one that left no value.
 
-    features: list[NDArray[np.float32]] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
+    `scale` is a loss difference that matters (reward.scale): what is ten times worse than the best is as bad as a failure.
+    Deterministic: the same results give the same critic.
+    """
 
-    def learn(self, features: Sequence[NDArray[np.float32]], rewards: Sequence[float]) -> None:
-        """Remember what came of edits. Rewards are finite, one per edit."""
-        self.features = [*self.features, *features][-MOST:]
-        self.rewards = [*self.rewards, *map(float, rewards)][-MOST:]
-
-    @property
-    def ready(self) -> bool:
-        return len(self.rewards) >= LEAST and float(np.ptp(self.rewards)) > 0
-
-    def draw(self, candidates_CD: NDArray[np.float32], seed: int) -> Array:
-        """Return one draw from the posterior of the candidates' expected rewards, [C]; zeros before it is ready."""
+    def __init__(self, programs: Sequence[str], losses: Sequence[float | None], scale: float) -> None:
+        if len(programs) != len(losses) or scale <= 0:
+            raise ValueError(
+                f"as many losses as programs, and a scale above 0: got {len(losses)}, {len(programs)}, {scale}"
+            )
+        values_N = np.array([np.nan if loss is None else loss for loss in losses], dtype=float)
+        self.ready = int(np.isfinite(values_N).sum()) >= LEAST and float(np.nanstd(values_N)) > 0
         if not self.ready:
-            return np.zeros(len(candidates_CD))
-        mean_C, covariance_CC = self.predict(candidates_CD)
-        rng = np.random.default_rng(seed)
+            return
+        self._reader = _Reader(programs[0])
+        self._known = [self._reader.read(program) for program in programs]
+        bad = 10 * scale
+        with np.errstate(invalid="ignore"):
+            excess_N = np.where(np.isfinite(values_N), values_N - np.nanmin(values_N), np.inf)
+        self._loss_N = bad * np.tanh(excess_N / bad)
+        self._mean = float(self._loss_N.mean())
+        recent = slice(-MOST_FITTED, None)
+        numbers_NP, words_NW, _ = self._tables([])
+        self._logs = _fit(numbers_NP[recent], words_NW[recent], self._loss_N[recent] - self._mean)
+
+    def draw(self, programs: Sequence[str], seed: int) -> Array:
+        """Return one draw from the posterior of the programs' losses above the best, [C]; zeros before it is ready."""
+        if not self.ready:
+            return np.zeros(len(programs))
+        mean_C, covariance_CC = self.predict(programs)
         values, vectors = np.linalg.eigh(covariance_CC)
-        draw_C: Array = mean_C + vectors @ (np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal(len(mean_C)))
+        normal_C = np.random.default_rng(seed).standard_normal(len(mean_C))
+        draw_C: Array = mean_C + vectors @ (np.sqrt(np.maximum(values, 0.0)) * normal_C)
         return draw_C
 
-    def predict(self, candidates_CD: NDArray[np.float32]) -> tuple[Array, Array]:
-        """Return mean [C] and covariance [C, C] of the candidates' expected rewards. ValueError before it is ready."""
+    def predict(self, programs: Sequence[str]) -> tuple[Array, Array]:
+        """Return mean [C] and covariance [C, C] of the programs' losses above the best. ValueError before it is ready."""
         if not self.ready:
-            raise ValueError(f"the critic needs {LEAST} different rewards, it has {len(self.rewards)}")
-        known_ND = np.array(self.features, dtype=np.float64)
-        centre_D, spread_D = known_ND.mean(axis=0), known_ND.std(axis=0) + SPREAD_FLOOR
-        known_ND = (known_ND - centre_D) / spread_D
-        new_CD = (np.asarray(candidates_CD, dtype=np.float64) - centre_D) / spread_D
-        width = known_ND.shape[1]
-        rewards_N = np.array(self.rewards)
-        mean = float(rewards_N.mean())
-        values_N, vectors_NN = np.linalg.eigh(known_ND @ known_ND.T / width)
-        values_N = np.maximum(values_N, 0.0)
-        turned_N = vectors_NN.T @ (rewards_N - mean)
-        signal, noise = _evidence(values_N, turned_N)
-        across_CN = (new_CD @ known_ND.T / width) @ vectors_NN
-        weights_N = signal / (signal * values_N + noise)
-        covariance_CC = signal * (new_CD @ new_CD.T / width - (across_CN * weights_N) @ across_CN.T)
-        return mean + across_CN @ (weights_N * turned_N), (covariance_CC + covariance_CC.T) / 2
+            raise ValueError(f"the critic needs {LEAST} different results")
+        count = len(self._known)
+        numbers, words, _ = self._tables([self._reader.read(program) for program in programs])
+        alike = _alike(torch.from_numpy(numbers), torch.from_numpy(words), torch.from_numpy(self._logs)).numpy()
+        noise = float(np.exp(self._logs[-1]))
+        lower_NN = np.linalg.cholesky(alike[:count, :count] + (noise + JITTER) * np.eye(count))
+        half_N = np.linalg.solve(lower_NN, self._loss_N - self._mean)
+        half_NC = np.linalg.solve(lower_NN, alike[:count, count:])
+        signal = float(half_N @ half_N) / count
+        covariance_CC = signal * (alike[count:, count:] - half_NC.T @ half_NC)
+        return self._mean + half_NC.T @ half_N, (covariance_CC + covariance_CC.T) / 2
 
-    # --- keeping ------------------------------------------------------------------------------------------------------
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        if not self.rewards:
-            return {}
-        return {"features": np.array(self.features, dtype=np.float32), "rewards": np.array(self.rewards)}
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Critic:
-        if not arrays:
-            return cls()
-        return cls(list(np.asarray(arrays["features"], dtype=np.float32)), [float(r) for r in arrays["rewards"]])
+    def _tables(self, more: list[_Read]) -> tuple[Array, Array, list[str]]:
+        """Return the known programs and then `more` as numbers [N + C, P] and lines [N + C, W] of 0 and 1."""
+        rows = [*self._known, *more]
+        vocabulary = sorted(set().union(*(words for _, words in rows)))
+        place = {word: column for column, word in enumerate(vocabulary)}
+        words = np.zeros((len(rows), len(vocabulary)))
+        for row, (_, present) in enumerate(rows):
+            words[row, [place[word] for word in present]] = 1.0
+        return np.array([numbers for numbers, _ in rows]).reshape(len(rows), -1), words, vocabulary
 
 
-def _evidence(values_N: Array, turned_N: Array) -> tuple[float, float]:
-    """Return the variances (signal, noise) under which the rewards are likeliest, given the kernel's eigenvalues [N] and
-    the centred rewards in its eigenvectors [N]. For each share the best scale has a closed form."""
+_Read = tuple[list[float], frozenset[str]]  # the constants of the first program as numbers; everything else, as lines
 
-    def best_scale(share: float) -> float:
-        return float(np.mean(turned_N**2 / (values_N + share)))
 
-    def minus_log(share: float) -> float:
-        return float(len(values_N) * np.log(best_scale(share)) + np.log(values_N + share).sum())
+class _Reader:
+    """Reads programs as points, seen from the first one: its numeric constants are the axes."""
 
-    share = min(NOISE_SHARES, key=minus_log)
-    return best_scale(share), share * best_scale(share)
+    def __init__(self, first: str) -> None:
+        self._start = {
+            name: float(value)
+            for name, value in read_constants(first).items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+
+    def read(self, program: str) -> _Read:
+        constants = read_constants(program)
+        numbers, words = [], set(_other_lines(program, set(constants)))
+        for name, start in self._start.items():
+            value = constants.pop(name, None)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                words.add(f"{name} = {value!r}")
+                value = start
+            numbers.append(_on_scale(name, float(value), start))
+        for name, value in constants.items():
+            letters = enumerate(value) if isinstance(value, str) else [(0, value)]
+            words |= {f"{name}[{place}] = {letter!r}" for place, letter in letters}
+        return numbers, frozenset(words)
+
+
+def _on_scale(name: str, value: float, start: float) -> float:
+    if start == 0 or (SHARES.search(name) and 0 < start <= 1):
+        return value / SHARE_UNIT
+    return float(np.arcsinh(value / (NEAR_ZERO * abs(start))))
+
+
+def _other_lines(program: str, constants: set[str]) -> list[str]:
+    """The program's normalised lines without comments and without the constants that can be read."""
+    try:
+        module = parse_quietly(program)
+    except SyntaxError:
+        return program.splitlines()
+    statements = {id(one) for one in constant_statements(module) if _target(one) in constants}
+    module.body = [one for one in module.body if id(one) not in statements]
+    return ast.unparse(module).splitlines()
+
+
+def _target(statement: ast.Assign | ast.AnnAssign) -> str:
+    return ast.unparse(statement.targets[0] if isinstance(statement, ast.Assign) else statement.target)
+
+
+# --- the kernel and its fit -------------------------------------------------------------------------------------------
+
+
+def _alike(numbers_NP: Tensor, words_NW: Tensor, logs: Tensor) -> Tensor:
+    """Return how alike programs are, [N, N], 1 for the same: Matérn 5/2 over constants times exp(-changed lines / length)."""
+    scaled_NP = numbers_NP / torch.exp(logs[:-2])
+    # Squared distances by the inner product; the floor keeps the square root differentiable at 0.
+    square_N = scaled_NP.square().sum(1)
+    square_NN = (square_N[:, None] + square_N[None] - 2 * scaled_NP @ scaled_NP.T).clamp_min(1e-12)
+    reach_NN = (5 * square_NN).sqrt()
+    near_NN = (1 + reach_NN + reach_NN.square() / 3) * torch.exp(-reach_NN)
+    size_N = words_NW.sum(1)
+    changed_NN = size_N[:, None] + size_N[None] - 2 * words_NW @ words_NW.T
+    return near_NN * torch.exp(-changed_NN / torch.exp(logs[-2]))
+
+
+def _fit(numbers_NP: Array, words_NW: Array, centred_N: Array) -> Array:
+    """Return the logs of P lengths, of the lines' length and of the noise share under which the losses are likeliest."""
+    numbers, words, losses_N = map(torch.from_numpy, (numbers_NP, words_NW, centred_N))
+    typical = np.log([*[TYPICAL_LENGTH] * numbers_NP.shape[1], TYPICAL_LINES])
+    eye_NN = torch.eye(len(losses_N), dtype=torch.float64)
+
+    def minus_log(point: Array) -> tuple[float, Array]:
+        logs = torch.from_numpy(point).requires_grad_()
+        cover_NN = _alike(numbers, words, logs) + (torch.exp(logs[-1]) + JITTER) * eye_NN
+        lower_NN = torch.linalg.cholesky(cover_NN)
+        half_N = torch.linalg.solve_triangular(lower_NN, losses_N[:, None], upper=False)
+        # The signal's variance has a closed form, given the rest.
+        value = len(losses_N) / 2 * torch.log(half_N.square().mean()) + lower_NN.diagonal().log().sum()
+        value = value + (((logs[:-1] - torch.from_numpy(typical)) / LENGTH_SPREAD) ** 2).sum() / 2
+        value.backward()
+        assert logs.grad is not None
+        return float(value.detach()), logs.grad.numpy()
+
+    bounds = [(np.log(0.05), np.log(50.0))] * len(typical) + [tuple(np.log(NOISE_BOUNDS))]
+    start = np.append(typical, np.log(0.01))
+    found = minimize(minus_log, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": FIT_STEPS})
+    return np.asarray(found.x if np.isfinite(found.fun) else start, dtype=float)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import httpx
 
 from arl_core.errors import PolicyError
-from arl_core.policy.proposers import Frozen, Worth, always
+from arl_core.policy.proposers import Choose, Frozen, in_order
 from arl_core.policy.rollout import Rollout
 from arl_core.policy.settings import PolicySettings
 from arl_core.records import one_line
@@ -58,7 +58,7 @@ class Endpoint(Frozen):
             transport=transport,
         )
 
-    def propose(self, prompt: str, source: str, seed: int, worth: Worth = always) -> Rollout:
+    def propose(self, prompt: str, source: str, seed: int, choose: Choose = in_order) -> Rollout:
         """Ask for one edit. The seed is sent along; whether it fixes the answer is the endpoint's business.
 
         Raises PolicyError that names the remedy when the endpoint refuses, or stays busy, broken or silent to the end.

@@ -28,7 +28,6 @@ from arl_core.policy.rollout import Rollout
 from arl_core.policy.settings import PolicySettings
 
 ADAPTER = "rl"
-FEATURE_DEPTH = 0.27  # share of the layers below the critic's features: words are known there, predictions not yet
 
 
 class ValueHead(nn.Module):
@@ -135,23 +134,6 @@ class Network:
         hidden_RTD = self.decoder(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
         hidden_RTD = hidden_RTD[:, len(prefix) - 1 :]
         return [self._judge_row(hidden_RTD[i], rollout) for i, rollout in enumerate(rollouts)]
-
-    @torch.no_grad()
-    def features(self, completions: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Return what the critic sees of edits, [R, D]: one early layer's hidden states, averaged over each edit's tokens,
-        read without the prompt and with the adapter off, so that they stay what they are while the policy learns."""
-        width = max(len(ids) for ids in completions)
-        rows_RT = np.stack([np.pad(ids, (0, width - len(ids))) for ids in completions])
-        layers = self.decoder.layers
-        with self.reference():
-            try:
-                self.decoder.layers = layers[: max(1, round(FEATURE_DEPTH * len(layers)))]
-                # Padding is on the right, behind everything that counts, so the causal mask alone is enough.
-                hidden_RTD = self.decoder(input_ids=torch.as_tensor(rows_RT, device=self.device)).last_hidden_state
-            finally:
-                self.decoder.layers = layers
-        means = [hidden_RTD[i, : len(ids)].float().mean(0).cpu().numpy() for i, ids in enumerate(completions)]
-        return np.stack(means)
 
     def _judge_row(self, hidden_TD: Tensor, rollout: Rollout) -> Judged:
         free = torch.as_tensor(np.flatnonzero(rollout.free_T), device=self.device)

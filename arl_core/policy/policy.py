@@ -19,10 +19,9 @@ import torch
 
 from arl_core.errors import PolicyError
 from arl_core.policy import checkpoint, ppo, weights
-from arl_core.policy.critic import Critic
 from arl_core.policy.decoder import Vocabulary
 from arl_core.policy.network import Network
-from arl_core.policy.proposers import Worth, always
+from arl_core.policy.proposers import Choose, in_order
 from arl_core.policy.rollout import Rollout
 from arl_core.policy.sampler import group_equal, sample
 from arl_core.policy.settings import PolicySettings
@@ -38,7 +37,6 @@ class Policy:
         self.network = Network(base, settings, device)
         self.vocabulary = Vocabulary(tokenizer, self.network.vocab_size)
         self.statistics = ppo.Statistics()
-        self.critic = Critic()
         self.recent: list[tuple[Rollout, float]] = []
         adapter = self.network.adapter_parameters()
         head = {f"head.{name}": p for name, p in self.network.head.named_parameters()}
@@ -88,17 +86,17 @@ class Policy:
             ids = np.concatenate([ids[: limit // 2], ids[len(ids) - (limit - limit // 2) :]])
         return ids
 
-    def propose(self, prompt: str, source: str, seed: int, worth: Worth = always) -> Rollout:
+    def propose(self, prompt: str, source: str, seed: int, choose: Choose = in_order) -> Rollout:
         """Return one edit of `source`. Raises PolicyError when the source offers nothing to edit."""
-        return self.propose_many([prompt], [source], [seed], worth)[0]
+        return self.propose_many([prompt], [source], [seed], choose)[0]
 
     def propose_many(
-        self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int], worth: Worth = always
+        self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int], choose: Choose = in_order
     ) -> list[Rollout]:
         """Return one edit per prompt; equal prompts share their prefill and are decoded as one batch.
 
-        With `choices` above 1, that many edits are sampled for each and the critic chooses among all edits of one prompt.
-        `worth` says of an edit whether it is valid and new: the others are only returned when nothing else is left.
+        With `choices` above 1, that many edits are sampled for each, and `choose` says which edits of one prompt are
+        returned for its seeds.
         """
         torch.set_num_threads(self.settings.threads)
         many = self.settings.choices
@@ -119,19 +117,8 @@ class Policy:
         chosen: dict[int, Rollout] = {}
         for group in group_equal(ids):
             pool = [rollout for rollout, i in zip(rollouts, owners, strict=True) if i in group]
-            chosen |= zip(group, self._choose(pool, [seeds[i] for i in group], worth), strict=True)
+            chosen |= zip(group, (pool[k] for k in choose(pool, [seeds[i] for i in group])), strict=True)
         return [chosen[i] for i in range(len(seeds))]
-
-    def _choose(self, pool: list[Rollout], seeds: Sequence[int], worth: Worth) -> list[Rollout]:
-        """Return one rollout of the pool for each seed: the best by a draw of the critic that no earlier seed took."""
-        features_CD = self.network.features([rollout.completion_ids for rollout in pool])
-        poor = [not worth(rollout) for rollout in pool]
-        chosen: list[int] = []
-        for seed in seeds:
-            value_C = self.critic.draw(features_CD, seed)
-            taken = {pool[k].completion for k in chosen}
-            chosen.append(min(range(len(pool)), key=lambda k: (pool[k].completion in taken, poor[k], -value_C[k])))
-        return [pool[k] for k in chosen]
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
@@ -144,8 +131,6 @@ class Policy:
         torch.set_num_threads(self.settings.threads)
         self.to_device()
         started = time.monotonic()
-        if self.settings.choices > 1:
-            self.critic.learn(list(self.network.features([one.completion_ids for one in rollouts])), rewards)
         fresh = list(zip(rollouts, map(float, rewards), strict=True))
         metrics, learned = ppo.update(self.network, self.optimizer, self.statistics, fresh, self.recent, self.settings)
         fresh = [(rollout, reward) for rollout, (_, reward) in zip(learned, fresh, strict=True)]
@@ -160,7 +145,6 @@ class Policy:
         tensors: dict[str, torch.Tensor] = {f"parameter/{name}": p for name, p in self._parameters.items()}
         tensors |= checkpoint.optimizer_tensors(self.optimizer, self._names)
         tensors |= checkpoint.random_tensors()
-        tensors |= {f"critic/{name}": torch.from_numpy(array) for name, array in self.critic.to_arrays().items()}
         state = {
             "statistics": asdict(self.statistics),
             "python_random": checkpoint.python_random(),
@@ -182,8 +166,6 @@ class Policy:
                 parameter.copy_(stored[name])
         checkpoint.load_optimizer(self.optimizer, tensors, self._names)
         self.statistics = ppo.Statistics(**state["statistics"])
-        arrays = {k.removeprefix("critic/"): t.numpy() for k, t in tensors.items() if k.startswith("critic/")}
-        self.critic = Critic.from_arrays(arrays)
         rollouts = [Rollout.from_bytes(blobs[name]) for name in sorted(blobs)]
         self.recent = list(zip(rollouts, state["recent_rewards"], strict=True))
         checkpoint.restore_random(tensors, state["python_random"])

@@ -20,22 +20,22 @@ from arl_core.policy.settings import PolicySettings
 DRAWS = 200  # of a random edit until one applies
 CHARS_PER_TOKEN = 3  # where no tokenizer is known; source code has 3 to 4
 
-Worth = Callable[[Rollout], bool]
-"""Says of a sampled edit whether it is valid and new, so that an experiment on it is not wasted."""
+Choose = Callable[[list[Rollout], Sequence[int]], list[int]]
+"""Says which of a pool of sampled edits are run: one place in the pool for each seed, no place twice."""
 
 
-def always(_rollout: Rollout) -> bool:
-    """Say that any edit is worth an experiment."""
-    return True
+def in_order(pool: list[Rollout], seeds: Sequence[int]) -> list[int]:
+    """Take the first edit that was sampled for each seed."""
+    return [place * (len(pool) // len(seeds)) for place in range(len(seeds))]
 
 
 class Proposer(Protocol):
     """What the flow needs of whoever proposes. Only a policy of ours learns and has something to save."""
 
     def count_tokens(self, text: str) -> int: ...
-    def propose(self, prompt: str, source: str, seed: int, worth: Worth = always) -> Rollout: ...
+    def propose(self, prompt: str, source: str, seed: int, choose: Choose = in_order) -> Rollout: ...
     def propose_many(
-        self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int], worth: Worth = always
+        self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int], choose: Choose = in_order
     ) -> list[Rollout]: ...
     def update(self, rollouts: Sequence[Rollout], rewards: Sequence[float]) -> dict[str, float]: ...
     def save(self, folder: Path) -> str: ...
@@ -61,18 +61,18 @@ def load_proposer(settings: PolicySettings, data_dir: Path, say: Callable[[str],
 class Frozen:
     """The part of a proposer that has no weights: nothing to learn, to keep or to move.
 
-    It draws one edit per experiment and has no choice among them, so it does not ask `worth`.
+    It draws one edit per experiment and has no choice among them, so it does not ask.
     """
 
     def count_tokens(self, text: str) -> int:
         """Return about how many tokens a text takes; rather too many than too few."""
         return -(-len(text) // CHARS_PER_TOKEN)
 
-    def propose(self, prompt: str, source: str, seed: int, worth: Worth = always) -> Rollout:
+    def propose(self, prompt: str, source: str, seed: int, choose: Choose = in_order) -> Rollout:
         raise NotImplementedError
 
     def propose_many(
-        self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int], worth: Worth = always
+        self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int], choose: Choose = in_order
     ) -> list[Rollout]:
         return [self.propose(*each) for each in zip(prompts, sources, seeds, strict=True)]
 
@@ -92,7 +92,7 @@ class Frozen:
 class RandomEdits(Frozen):
     """Random search: edits drawn as the warm start's examples are, constants on their natural scale and known levers."""
 
-    def propose(self, prompt: str, source: str, seed: int, worth: Worth = always) -> Rollout:
+    def propose(self, prompt: str, source: str, seed: int, choose: Choose = in_order) -> Rollout:
         """Draw one edit that applies to the source. Raises PolicyError when none of DRAWS does."""
         from arl_core.policy.synthesis import apply, completion, draw_edit
 
@@ -108,7 +108,7 @@ class RandomEdits(Frozen):
 class NoEdits(Frozen):
     """The control: the same program again and again."""
 
-    def propose(self, prompt: str, source: str, seed: int, worth: Worth = always) -> Rollout:
+    def propose(self, prompt: str, source: str, seed: int, choose: Choose = in_order) -> Rollout:
         return Rollout.foreign(prompt, "", seed, notes={"again": 1.0})
 
 

@@ -4,8 +4,8 @@ python -m bench.replay --trials TRIALS.parquet --arms random,local,tpe,cmaes,gre
   -> {"arms": {ARM: {"best_8h": [per seed], "best_24h": [per seed], "experiments": [...]}}, "paired": {...}, "surrogate": {...}}
 
 best_Xh is val_bpb without noise of the incumbent, which was chosen under noise. Numeric arms take seconds a seed, the
-language-model arms (greedy, rl) tens of minutes on two cores; both resume: a finished arm and seed is read from --results, an
-unfinished one goes on from its memory in --work.
+language-model arms (greedy, rl; ppo and critic take rl apart) minutes; both resume: a finished arm and seed is read from
+--results, an unfinished one goes on from its memory in --work.
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ from bench.replay.surrogate import Surrogate
 from frozen_env.contract import ResearchError, Status
 
 ROOT = Path(__file__).resolve().parents[2]
-LANGUAGE = ("greedy", "rl")
+LANGUAGE = {  # arm: does PPO update the policy, does the critic choose among its samples
+    "greedy": (False, False),
+    "rl": (True, True),
+    "ppo": (True, False),
+    "critic": (False, True),
+}
 MARKS_H = (8, 24, 168)
 Trace = list[tuple[float, float]]  # (hours, true val_bpb of the incumbent), one entry per new incumbent
 
@@ -53,9 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds: 0 to N-1, or from --first-seed on")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--hours", type=float, default=24.0, help="simulated GPU hours of each arm and seed")
-    parser.add_argument("--edits-per-round", type=int, default=4, help="proposals from one state (greedy, rl)")
+    parser.add_argument("--edits-per-round", type=int, default=4, help="proposals from one state (language-model arms)")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (greedy, rl)"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (language-model arms)"
     )
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results" / "replay.json")
     parser.add_argument("--work", type=Path, default=ROOT / "mlruns" / "replay", help="memories of unfinished arms")
@@ -135,7 +140,9 @@ def _run_language(
         surrogate=surrogate,
         folder=options.work / f"{arm}-{seed}",
         seed=seed,
-        learn=arm == "rl",
+        name=arm,
+        learn=LANGUAGE[arm][0],
+        choose=LANGUAGE[arm][1],
         edits_per_round=options.edits_per_round,
         overrides=parse_overrides(options.set),
         say=(lambda _line: None) if options.json else (lambda line: print(f"{arm} seed {seed}: {line}", flush=True)),

@@ -1,6 +1,8 @@
 """The language-model arms: a campaign's prompt, edits, novelty check, memory, reward and PPO; only training is answered.
 
-`rl` updates the policy, `greedy` leaves it as the warm start made it. A round proposes several edits of the incumbent under
+`greedy` leaves the policy as the warm start made it and runs whatever it samples. `rl` is the whole system: PPO updates the
+policy, and the critic, fitted on the arm's own results, chooses which of its samples are run. `ppo` and `critic` have one of
+the two each, to see which does what. A round proposes several edits of the incumbent under
 one prompt, takes their answers one by one, and promotes what looks better than the incumbent of that moment. Everything is
 committed experiment by experiment, so an arm that was killed goes on where it stood.
 """
@@ -27,6 +29,7 @@ from frozen_env.contract import Cause, Ending, RunResult, Score, Status
 from frozen_env.fetch import data_dir
 from tasks.patch import Patch, applied
 from tasks.prompt import make_prompt
+from tasks.propose import choosing
 from tasks.reward import make_reward
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,8 +42,10 @@ class LanguageArm:
 
     surrogate: Surrogate
     folder: Path
+    name: str
     seed: int
-    learn: bool
+    learn: bool  # PPO updates the policy
+    choose: bool  # the critic chooses among policy.choices samples for each experiment
     edits_per_round: int
     overrides: dict[str, Any]
     checkpoint: list[str] | None = None  # name and digest of the policy that the last state names
@@ -50,7 +55,8 @@ class LanguageArm:
         """Go on until the simulated hours are used and return all experiments, without their texts."""
         from arl_core.policy.policy import Policy
 
-        config = load_config("replay", {"seed": self.seed, "policy.seed": self.seed, **self.overrides})
+        alone = {} if self.choose else {"policy.choices": 1}
+        config = load_config("replay", {"seed": self.seed, "policy.seed": self.seed, **self.overrides, **alone})
         self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(Memory(self.folder / "memory.duckdb")) as memory:
             campaign = self._campaign(memory, config)
@@ -64,7 +70,7 @@ class LanguageArm:
         if found := memory.campaigns():
             return found[0]
         campaign = Campaign(
-            id=f"replay-{'rl' if self.learn else 'greedy'}-{self.seed}",
+            id=f"replay-{self.name}-{self.seed}",
             preset="replay",
             config=config.to_json(),
             environment_digest="replay",
@@ -106,11 +112,8 @@ class LanguageArm:
         prompt = make_prompt.fn(memory, campaign, config, base, first, policy.count_tokens, ROOT)
         count = self.edits_per_round
         seeds = [(self.seed * 1_000_003 + first + i) % 2**31 for i in range(count)]
-
-        def worth(rollout: Any) -> bool:
-            return applied(base.source, rollout, config.edit, memory, campaign.id).runs
-
-        rollouts = policy.propose_many([prompt.text] * count, [base.source] * count, seeds, worth)
+        choose = choosing(memory, campaign, config, base.source)
+        rollouts = policy.propose_many([prompt.text] * count, [base.source] * count, seeds, choose)
         best = base.value
         for index, rollout in enumerate(rollouts, start=first):
             edit = applied(base.source, rollout, config.edit, memory, campaign.id)

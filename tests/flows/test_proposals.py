@@ -26,17 +26,17 @@ BROKEN = edit("DEPTH = 4\n", "DEPTH = (\n")
 POOL = [TRIED, RUNNING, BROKEN, NEW]
 
 
-class Chooser:
-    """A policy that samples POOL and returns what it is told is worth it."""
+class Sampler:
+    """A policy that samples POOL and returns what it is told to."""
 
     def count_tokens(self, text: str) -> int:
         return len(text)
 
-    def propose(self, prompt, source, seed, worth):
-        return next(rollout for rollout in POOL if worth(rollout))
+    def propose(self, prompt, source, seed, choose):
+        return POOL[choose(POOL, [seed])[0]]
 
-    def propose_many(self, prompts, sources, seeds, worth):
-        return [self.propose(*each, worth) for each in zip(prompts, sources, seeds, strict=True)]
+    def propose_many(self, prompts, sources, seeds, choose):
+        return [POOL[place] for place in choose(POOL, seeds)]
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def session(tmp_path, monkeypatch):
         memory.commit_iteration(Experiment("c", index, status, **known), State())
     yield SimpleNamespace(
         campaign=campaign,
-        config=load_config("embedded"),
+        config=load_config("embedded", {"policy.choices": 4}),
         display=SimpleNamespace(phase=lambda _: None, candidate=lambda _: None),
-        policy=Chooser,
+        policy=Sampler,
         memory=memory,
         policy_step=0,
         after_commit=None,
@@ -68,10 +68,16 @@ def session(tmp_path, monkeypatch):
 def test_a_policy_that_chooses_knows_what_is_valid_and_new(session, indices):
     proposals = iteration.propose_edits(session, indices, {source_hash(SOURCE.replace("64", "32"))})
     assert [one.index for one in proposals] == indices
-    assert all(one.rollout is NEW for one in proposals)
-    assert all(one.edit.runs for one in proposals)
+    assert proposals[0].rollout is NEW
+    assert proposals[0].edit.runs
 
 
 def test_what_runs_on_another_slot_is_only_known_when_it_is_said(session):
+    proposals = iteration.propose_edits(session, [2, 3])
+    assert {id(one.rollout) for one in proposals} == {id(RUNNING), id(NEW)}
+
+
+def test_a_policy_that_samples_one_edit_for_each_experiment_is_given_no_critic(session):
+    session.config = load_config("embedded")
     (proposal,) = iteration.propose_edits(session, [2])
-    assert proposal.rollout is RUNNING
+    assert proposal.rollout is TRIED

@@ -1,131 +1,149 @@
-"""The critic that chooses which of several sampled edits is run."""
+"""The critic: a Gaussian process over programs that says what would come of one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import Matern
 
-from arl_core.policy.critic import LEAST, MOST, Critic
-from arl_core.policy.policy import Policy
-from arl_core.policy.rollout import Rollout
-from tests.arl_core.policy.conftest import PROMPT, SOURCE
+from arl_core.policy.critic import LEAST, Critic
 
-Load = Callable[..., Policy]
-
-
-def taught(count: int = 200, noise: float = 0.1) -> tuple[Critic, np.ndarray, np.ndarray]:
-    """A critic that saw rewards linear in 20 features; returns it, the features' weights and new candidates."""
-    rng = np.random.default_rng(0)
-    weights = rng.normal(size=20)
-    known = rng.normal(size=(count, 20)).astype(np.float32)
-    critic = Critic()
-    critic.learn(list(known), list(known @ weights + noise * rng.normal(size=count)))
-    return critic, weights, rng.normal(size=(50, 20)).astype(np.float32)
+PROGRAM = """DEPTH = {depth}  # blocks
+LR = {lr}
+PATTERN = {pattern!r}
+WARMUP_RATIO = {warmup}
+TALK = {talk}
 
 
-def test_its_mean_is_that_of_ridge_regression() -> None:
-    """The kernel form against plain linear algebra in feature space, at the noise share that it chose."""
-    critic, _, new = taught()
-    known, rewards = np.array(critic.features, float), np.array(critic.rewards)
-    centre, spread = known.mean(0), known.std(0) + 1e-3
-    a, b = (known - centre) / spread / 20**0.5, (new - centre) / spread / 20**0.5
-    mean, _ = critic.predict(new)
-    fits = []
-    for share in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0):
-        weights = np.linalg.solve(a.T @ a + share * np.eye(20), a.T @ (rewards - rewards.mean()))
-        fits.append(np.abs(rewards.mean() + b @ weights - mean).max())
-    assert min(fits) < 1e-8
+def act(x):
+    return {act}(x)
+"""
+FIRST = {"depth": 8, "lr": 0.04, "pattern": "SSL", "warmup": 0.1, "talk": 3.0, "act": "relu"}
 
 
-def test_it_orders_edits_that_it_never_saw() -> None:
-    critic, weights, new = taught()
+def program(**changes: object) -> str:
+    return PROGRAM.format(**{**FIRST, **changes})
+
+
+def drawn(count: int, seed: int = 0) -> list[dict[str, object]]:
+    """Settings as a campaign would try them; the first is the untouched one."""
+    rng = np.random.default_rng(seed)
+    moves = [
+        {
+            "lr": 0.04 * float(np.exp(rng.normal())),
+            "depth": int(rng.integers(4, 13)),
+            "talk": float(np.exp(rng.normal())),
+        }
+        for _ in range(count - 1)
+    ]
+    return [{}, *moves]
+
+
+def truth(setting: dict[str, object]) -> float:
+    """Best at a learning rate of 0.02 and ten blocks; TALK does nothing."""
+    known = {**FIRST, **setting}
+    return 1.0 + 0.01 * np.log(float(str(known["lr"])) / 0.02) ** 2 + 0.001 * (int(str(known["depth"])) - 10) ** 2
+
+
+def taught(count: int = 60, noise: float = 0.0005, scale: float = 0.01) -> Critic:
+    rng = np.random.default_rng(9)
+    settings = drawn(count)
+    return Critic([program(**one) for one in settings], [truth(one) + noise * rng.normal() for one in settings], scale)
+
+
+def test_it_ranks_programs_that_it_never_saw() -> None:
+    new = drawn(40, seed=1)[1:]
+    mean, _ = taught().predict([program(**one) for one in new])
+    assert spearmanr(mean, [truth(one) for one in new]).statistic > 0.9
+
+
+def test_its_posterior_is_that_of_a_textbook_gaussian_process() -> None:
+    critic = taught()
+    new = [program(**one) for one in drawn(8, seed=2)]
+    numbers, _, _ = critic._tables([critic._reader.read(one) for one in new])
+    count = len(numbers) - len(new)
+    lengths, share = np.exp(critic._logs[:-2]), float(np.exp(critic._logs[-1]))
+    oracle = GaussianProcessRegressor(Matern(lengths, nu=2.5), alpha=share + 1e-8, optimizer=None)
+    centred = critic._loss_N - critic._mean
+    oracle.fit(numbers[:count], centred)
+    mean, covariance = oracle.predict(numbers[count:], return_cov=True)
+    signal = (
+        centred
+        @ np.linalg.solve(Matern(lengths, nu=2.5)(numbers[:count]) + (share + 1e-8) * np.eye(count), centred)
+        / count
+    )
+    found_mean, found_covariance = critic.predict(new)
+    assert found_mean - critic._mean == pytest.approx(mean, abs=1e-6)
+    assert found_covariance == pytest.approx(signal * covariance, abs=1e-8)
+
+
+def test_a_constant_without_effect_gets_the_longest_length() -> None:
+    critic = taught()
+    lengths = dict(zip(critic._reader._start, np.exp(critic._logs[:-2]), strict=True))
+    assert lengths["TALK"] > 3 * max(lengths["LR"], lengths["DEPTH"])
+
+
+def test_draws_have_the_posteriors_mean_and_spread() -> None:
+    critic = taught(count=LEAST)
+    new = [program(lr=0.3), program(lr=0.001), program(depth=4)]
     mean, covariance = critic.predict(new)
-    assert np.corrcoef(mean, new @ weights)[0, 1] > 0.98
-    assert (np.linalg.eigvalsh(covariance) > -1e-9).all()
+    draws = np.array([critic.draw(new, seed) for seed in range(4000)])
+    assert draws.mean(axis=0) == pytest.approx(mean, abs=4 * float(np.sqrt(covariance.diagonal().max() / 4000)))
+    assert np.cov(draws.T) == pytest.approx(covariance, rel=0.15, abs=1e-5)
 
 
-def test_pure_noise_teaches_it_little() -> None:
-    rng = np.random.default_rng(1)
-    critic = Critic()
-    critic.learn(list(rng.normal(size=(100, 20)).astype(np.float32)), list(rng.normal(size=100)))
-    mean, _ = critic.predict(rng.normal(size=(50, 20)).astype(np.float32))
-    assert mean.std() < 0.5
+def test_it_keeps_away_from_programs_like_those_that_failed() -> None:
+    settings = drawn(60)
+    losses = [None if int(str(one.get("depth", 8))) > 9 else truth(one) for one in settings]
+    mean, _ = Critic([program(**one) for one in settings], losses, 0.01).predict([program(depth=12), program(depth=8)])
+    assert mean[0] > mean[1] + 0.03
 
 
-def test_its_draws_follow_its_uncertainty() -> None:
-    critic, _, new = taught(count=LEAST, noise=1.0)
-    mean, covariance = critic.predict(new[:4])
-    draws = np.array([critic.draw(new[:4], seed) for seed in range(4000)])
-    assert draws.mean(0) == pytest.approx(mean, abs=0.1)
-    assert np.cov(draws.T) == pytest.approx(covariance, abs=0.25)
+def test_it_learns_what_a_changed_line_and_a_letter_of_a_pattern_do() -> None:
+    settings = [
+        {**one, "act": ("relu", "silu")[i % 2], "pattern": ("SSL", "SLL")[i // 2 % 2]}
+        for i, one in enumerate(drawn(60))
+    ]
+    losses = [truth(one) + 0.02 * (one["act"] == "relu") + 0.01 * (one["pattern"] == "SSL") for one in settings]
+    critic = Critic([program(**one) for one in settings], losses, 0.01)
+    silu, letter, neither = critic.predict([program(act="silu"), program(pattern="SLL"), program()])[0]
+    assert silu < letter < neither
 
 
-def test_it_has_no_opinion_before_it_saw_enough() -> None:
-    critic = Critic()
-    critic.learn([np.ones(3, np.float32)] * (LEAST - 1), [1.0] * (LEAST - 1))
-    assert list(critic.draw(np.ones((2, 3), np.float32), 0)) == [0.0, 0.0]
-    with pytest.raises(ValueError, match="needs 16"):
-        critic.predict(np.ones((2, 3), np.float32))
+def test_losses_and_scale_in_other_units_change_nothing_but_the_units() -> None:
+    settings = drawn(30)
+    programs, losses = [program(**one) for one in settings], np.array([truth(one) for one in settings])
+    new = [program(lr=0.02), program(lr=0.2)]
+    one, other = Critic(programs, list(losses), 0.01), Critic(programs, list(100 * losses), 1.0)
+    assert other.predict(new)[0] == pytest.approx(100 * one.predict(new)[0], rel=1e-3)
 
 
-def test_it_forgets_the_oldest_edits() -> None:
-    critic = Critic()
-    critic.learn([np.full(3, i, np.float32) for i in range(MOST + 5)], list(range(MOST + 5)))
-    assert len(critic.rewards) == MOST
-    assert critic.rewards[0] == 5.0
+def test_the_same_results_give_the_same_critic() -> None:
+    new = [program(lr=0.02), program(lr=0.2)]
+    assert list(taught().draw(new, 5)) == list(taught().draw(new, 5))
 
 
-def test_an_edits_features_do_not_depend_on_its_neighbours_or_on_what_the_policy_learned(load: Load) -> None:
-    policy = load(learning_rate=3e-3, target_kl=10.0)
-    rollouts = policy.propose_many([PROMPT] * 3, [SOURCE] * 3, [0, 1, 2])
-    ids = [rollout.completion_ids for rollout in rollouts]
-    before = policy.network.features(ids)
-    assert policy.network.features(ids[:1])[0] == pytest.approx(before[0], abs=1e-5)
-    policy.update(rollouts, [1.0, -1.0, 0.0])
-    assert policy.network.features(ids) == pytest.approx(before, abs=1e-6)
-    assert not np.allclose(before[0], before[1])
+@pytest.mark.parametrize(
+    "odd", ["LR = (", "", "import os\n", PROGRAM.replace("LR = {lr}", "LR = abs(-1)").format(**FIRST)]
+)
+def test_it_reads_programs_that_lost_a_constant_or_do_not_parse(odd: str) -> None:
+    mean, covariance = taught().predict([odd, program()])
+    assert np.isfinite(mean).all()
+    assert covariance[0, 0] > covariance[1, 1]
 
 
-def test_with_choices_the_policy_returns_what_the_critic_likes(load: Load) -> None:
-    """Taught that edits of one line pay, it runs them; alone, the same samples come in the order of their seeds."""
-    policy = load(choices=12)
-    pool = load().propose_many([PROMPT] * 12, [SOURCE] * 12, range(24 * 12, 25 * 12))
-
-    def pays(rollout: Rollout) -> bool:
-        return "DEPTH" in rollout.completion.split("=======")[0]
-
-    assert 0 < sum(map(pays, pool)) < 12
-    others = load().propose_many([PROMPT] * 60, [SOURCE] * 60, range(60))
-    features = policy.network.features([rollout.completion_ids for rollout in others])
-    policy.critic.learn(list(features), [float(pays(rollout)) for rollout in others])
-    chosen = policy.propose(PROMPT, SOURCE, 24)
-    assert chosen.completion in {rollout.completion for rollout in pool}
-    assert pays(chosen)
+def test_with_too_few_results_it_has_no_opinion() -> None:
+    settings = drawn(LEAST + 5)
+    losses = [truth(one) if i < LEAST - 1 else None for i, one in enumerate(settings)]
+    critic = Critic([program(**one) for one in settings], losses, 0.01)
+    assert list(critic.draw([program(), program(lr=1.0)], 0)) == [0.0, 0.0]
+    with pytest.raises(ValueError, match=f"needs {LEAST}"):
+        critic.predict([program()])
 
 
-def test_edits_that_are_not_worth_it_are_taken_last_and_none_twice(load: Load) -> None:
-    policy = load(choices=4)
-    seeds = [7, 8, 9]
-    pool = {r.completion for r in load().propose_many([PROMPT] * 12, [SOURCE] * 12, range(28, 40))}
-    poor = sorted(pool)[: len(pool) // 2]
-    chosen = policy.propose_many([PROMPT] * 3, [SOURCE] * 3, seeds, lambda rollout: rollout.completion not in poor)
-    completions = [rollout.completion for rollout in chosen]
-    assert len(set(completions)) == 3
-    assert not set(completions) & set(poor)
-    assert set(completions) <= pool
-
-
-def test_a_restored_policy_has_its_critic_back(load: Load, tmp_path: Path) -> None:
-    policy = load(choices=2)
-    rollouts = policy.propose_many([PROMPT] * 4, [SOURCE] * 4, range(4))
-    for _ in range(5):
-        policy.update(rollouts, [1.0, -1.0, 0.5, 0.0])
-    digest = policy.save(tmp_path / "step")
-    other = load(choices=2)
-    other.restore(tmp_path / "step", digest)
-    assert other.critic.rewards == policy.critic.rewards
-    one, two = (p.propose(PROMPT, SOURCE, 5).completion for p in (policy, other))
-    assert one == two
+@pytest.mark.parametrize(("programs", "losses", "scale"), [(["A = 1"], [], 1.0), ([], [], 0.0)])
+def test_impossible_input_is_refused(programs: list[str], losses: list[float], scale: float) -> None:
+    with pytest.raises(ValueError, match="as many losses"):
+        Critic(programs, losses, scale)

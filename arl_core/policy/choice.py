@@ -1,0 +1,56 @@
+"""Chooses which of several sampled edits are run: valid and new ones only, by what the critic expects of their programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from arl_core.memory import Memory
+from arl_core.policy.critic import Critic
+from arl_core.policy.rollout import Rollout
+from arl_core.records import Campaign, Experiment
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """`program_of` gives the program that an edit makes, None for an edit that is invalid or was tried before."""
+
+    program_of: Callable[[Rollout], str | None]
+    critic: Critic
+
+    def __call__(self, pool: list[Rollout], seeds: Sequence[int]) -> list[int]:
+        """Return one place in the pool for each seed: the best by a draw of the critic, no program twice.
+
+        Edits that make no new program come last, when nothing else was sampled. The pool is no smaller than `seeds`.
+        """
+        places: dict[str, int] = {}
+        for place, rollout in enumerate(pool):
+            if program := self.program_of(rollout):
+                places.setdefault(program, place)
+        new = list(places.values())
+        chosen: list[int] = []
+        for seed in seeds[: len(new)]:
+            loss_C = self.critic.draw(list(places), seed)
+            loss_C[[new.index(place) for place in chosen]] = np.inf
+            chosen.append(new[int(np.argmin(loss_C))])
+        rest = [place for place in range(len(pool)) if place not in chosen]
+        rest.sort(key=lambda place: pool[place].completion in {pool[one].completion for one in chosen})
+        return [*chosen, *rest[: len(seeds) - len(chosen)]]
+
+
+def fit_critic(memory: Memory, campaign: Campaign, scale: float) -> Critic:
+    """Return a critic that has seen what came of this campaign's latest experiments. `scale` as in reward.scale."""
+    programs = [one for one in memory.programs(campaign.id) if one.source]
+    sign = 1 if campaign.direction == "lower" else -1
+    losses = [None if (value := _value(one)) is None else sign * value for one in programs]
+    return Critic([one.source for one in programs], losses, scale)
+
+
+def _value(experiment: Experiment) -> float | None:
+    """The mean over fresh seeds, the measured value, or the forecast of a run that was stopped early."""
+    for value in (experiment.confirmed_value, experiment.value, experiment.estimate):
+        if value is not None:
+            return value
+    return None

@@ -1,0 +1,95 @@
+"""Choosing which of several sampled edits are run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arl_core.memory import Memory
+from arl_core.policy.choice import Chooser, fit_critic
+from arl_core.policy.policy import Policy
+from arl_core.policy.proposers import in_order
+from arl_core.policy.rollout import Rollout
+from arl_core.records import Campaign, Experiment, State, source_hash
+from frozen_env.contract import Direction
+from tests.arl_core.policy.conftest import PROMPT, SOURCE
+
+Load = Callable[..., Policy]
+
+
+class Likes:
+    """A critic that always likes what stands earlier in its list of programs."""
+
+    def __init__(self, *best_first: str) -> None:
+        self.order = best_first
+
+    def draw(self, programs: list[str], seed: int) -> np.ndarray:
+        return np.array([float(self.order.index(one)) for one in programs])
+
+
+def pool(*completions: str) -> list[Rollout]:
+    return [Rollout.foreign("prompt", completion, 0) for completion in completions]
+
+
+def chooser(*best_first: str) -> Chooser:
+    """Programs are completions in lower case; those with a ! are invalid or known."""
+    return Chooser(lambda r: None if "!" in r.completion else r.completion.lower(), Likes(*best_first))  # type: ignore[arg-type]
+
+
+def test_the_critics_favourites_are_taken_first_and_each_once() -> None:
+    assert chooser("c", "a", "b")(pool("a", "b", "c"), [0, 1]) == [2, 0]
+
+
+def test_two_edits_that_make_one_program_count_as_one() -> None:
+    assert chooser("b", "a")(pool("a", "b", "B"), [0, 1]) == [1, 0]
+
+
+def test_edits_that_make_no_new_program_come_last_and_the_same_words_last_of_all() -> None:
+    assert chooser("a")(pool("x!", "a", "a", "y!"), [0, 1, 2]) == [1, 0, 3]
+
+
+def test_as_many_edits_are_chosen_as_are_wanted_even_when_none_is_new() -> None:
+    assert sorted(chooser()(pool("x!", "y!"), [0, 1])) == [0, 1]
+
+
+def test_without_a_critic_each_seed_has_its_own_first_sample() -> None:
+    assert in_order(pool(*"abcdef"), [0, 1]) == [0, 3]
+
+
+def test_the_policy_returns_what_was_chosen_of_its_samples(load: Load) -> None:
+    sampled = load().propose_many([PROMPT] * 6, [SOURCE] * 6, range(6, 12))
+    seen: list[list[str]] = []
+
+    def last(pool: list[Rollout], seeds: object) -> list[int]:
+        seen.append([rollout.completion for rollout in pool])
+        return [5, 4]
+
+    chosen = load(choices=3).propose_many([PROMPT] * 2, [SOURCE] * 2, [2, 3], last)
+    assert seen == [[rollout.completion for rollout in sampled]]
+    assert [rollout.completion for rollout in chosen] == seen[0][:3:-1]
+
+
+@pytest.mark.parametrize("direction", ["lower", "higher"])
+def test_the_memorys_critic_prefers_what_was_better_in_the_metrics_direction(
+    tmp_path: Path, direction: Direction
+) -> None:
+    campaign = Campaign("c", "embedded", {}, "digest", 0, "2026-11-25T00:00:00+00:00", "text", direction=direction)
+    sign = 1 if direction == "lower" else -1
+    with contextlib.closing(Memory(tmp_path / "memory.duckdb")) as memory:
+        memory.create_campaign(campaign)
+        for index in range(20):
+            source = f"LR = {0.01 * 1.3**index}\n"
+            # Every third was stopped early: its forecast stands in.
+            known = {"estimate": 1.0 + sign * 0.01 * index} if index % 3 == 2 else {"value": 1.0 + sign * 0.01 * index}
+            status = "stopped_early" if index % 3 == 2 else "discarded"
+            one = Experiment(
+                "c", index, status, source=source, source_hash=source_hash(source), direction=direction, **known
+            )  # type: ignore[arg-type]
+            memory.commit_iteration(one, State())
+        memory.commit_iteration(Experiment("c", 20, "rejected", reason="no such line"), State())  # type: ignore[arg-type]
+        good, bad = fit_critic(memory, campaign, 0.05).predict(["LR = 0.015\n", "LR = 1.0\n"])[0]
+    assert good < bad

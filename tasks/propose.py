@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from prefect import task
@@ -38,11 +38,17 @@ def propose_many(
 
 
 def choosing(
-    memory: Memory, campaign: Campaign, config: CampaignConfig, source: str, under_way: Collection[str] = ()
+    memory: Memory,
+    campaign: Campaign,
+    config: CampaignConfig,
+    source: str,
+    under_way: Collection[str] = (),
+    allowed: Callable[[str], bool] = lambda _program: True,
 ) -> Choose:
     """Return who chooses among sampled edits of `source`: a critic that has seen what came of this campaign's experiments.
 
-    `under_way`: hashes of the programs that run now, which the memory does not know yet. The critic is fitted once, here.
+    `under_way`: hashes of the programs that run now, which the memory does not know yet. `allowed`: a rule of the problem's
+    own that a program must keep. The critic is fitted once, here.
     """
     if config.policy.choices == 1:
         return in_order
@@ -50,6 +56,7 @@ def choosing(
 
     def program_of(rollout: Rollout) -> str | None:
         edit = applied(source, rollout, config.edit, memory, campaign.id)
-        return edit.source if edit.runs and source_hash(edit.source) not in under_way else None
+        new = edit.runs and source_hash(edit.source) not in under_way
+        return edit.source if new and allowed(edit.source) else None
 
     return Chooser(program_of, fit_critic(memory, campaign, config.reward.scale))

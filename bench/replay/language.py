@@ -2,7 +2,8 @@
 
 `greedy` leaves the policy as the warm start made it and runs whatever it samples. `rl` is the whole system: PPO updates the
 policy, and the critic, fitted on the arm's own results, chooses which of its samples are run. `ppo` and `critic` have one of
-the two each, to see which does what. A round proposes several edits of the incumbent under
+the two each, to see which does what. Values outside the recorded ranges, which the numeric arms never draw, are known to be
+refused before a choice is made. A round proposes several edits of the incumbent under
 one prompt, takes their answers one by one, and promotes what looks better than the incumbent of that moment. Everything is
 committed experiment by experiment, so an arm that was killed goes on where it stood.
 """
@@ -112,7 +113,10 @@ class LanguageArm:
         prompt = make_prompt.fn(memory, campaign, config, base, first, policy.count_tokens, ROOT)
         count = self.edits_per_round
         seeds = [(self.seed * 1_000_003 + first + i) % 2**31 for i in range(count)]
-        choose = choosing(memory, campaign, config, base.source)
+        space = self.surrogate.space
+        choose = choosing(
+            memory, campaign, config, base.source, allowed=lambda program: not space.refuses(read_constants(program))
+        )
         rollouts = policy.propose_many([prompt.text] * count, [base.source] * count, seeds, choose)
         best = base.value
         for index, rollout in enumerate(rollouts, start=first):

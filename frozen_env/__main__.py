@@ -2,8 +2,10 @@
 
 python -m frozen_env prepare --preset embedded                                   # fetch and prepare the text
 python -m frozen_env run --source target/train.py --preset embedded --out DIR    # one experiment, no Prefect, no policy
+python -m frozen_env check FOLDER                                                # does this problem keep the contract?
+python -m frozen_env run --problem FOLDER --out DIR                              # one experiment on a problem of one's own
 python -m frozen_env verify                                                      # are the frozen files the pinned ones?
-python -m frozen_env manifest --write                                            # pin them (maintainers)
+python -m frozen_env manifest --write [--problem FOLDER]                         # pin them, after a deliberate change
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from frozen_env import manifest
+from frozen_env.check import check
 from frozen_env.contract import FrozenEnvError, RunResult
+from frozen_env.description import Description, read
 from frozen_env.fetch import data_dir
-from frozen_env.problem.data import prepare
+from frozen_env.files import join
+from frozen_env.problems import prepare
 from frozen_env.runtime.supervisor import Event, Host
 from frozen_env.spec import EnvironmentSpec, preset_names, read_preset
 
@@ -46,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
         return one
 
     def with_preset(one: argparse.ArgumentParser) -> None:
-        one.add_argument("--preset", default="embedded", choices=preset_names())
+        one.add_argument("--preset", choices=preset_names(), help="of the built-in problem (default: embedded)")
+        one.add_argument("--problem", type=Path, metavar="FOLDER", help="a problem's folder (default: the built-in one)")
         one.add_argument(
             "--set",
             action="append",
@@ -62,18 +68,28 @@ def _parser() -> argparse.ArgumentParser:
     with_preset(prepare_command)
     run = command("run", _run, "Train and score one candidate under the frozen environment.")
     with_preset(run)
-    run.add_argument("--source", type=Path, required=True, help="the candidate's train.py")
+    run.add_argument("--source", type=Path, help="the candidate: a file, or a folder (default: the problem's own files)")
     run.add_argument("--out", type=Path, required=True, help="folder for result.json, the log and the weights")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--json", action="store_true", help="print the result as the last line")
-    command("verify", _verify, "Check every frozen file against MANIFEST.sha256.")
+    checking = command("check", _check, "Say in sentences what a problem's folder lacks; exit code 1 when there is anything.")
+    checking.add_argument("folder", type=Path, metavar="FOLDER")
+    checking.add_argument("--no-trial", action="store_true", help="do not train and score the files as they are")
+    checking.add_argument("--data", type=Path, default=data_dir(), help="data folder (default: $ARL_DATA or ./data)")
+    verifying = command("verify", _verify, "Check every frozen file against MANIFEST.sha256.")
+    verifying.add_argument("--problem", type=Path, metavar="FOLDER", help="a problem's folder (default: the built-in one)")
     manifest_command = command("manifest", _manifest, "Show the checksums of the frozen files; with --write, pin them.")
     manifest_command.add_argument("--write", action="store_true")
+    manifest_command.add_argument("--problem", type=Path, metavar="FOLDER", help="those of a problem's folder")
     return parser
 
 
 def _spec(options: argparse.Namespace) -> EnvironmentSpec:
-    values = read_preset(options.preset)["environment"]
+    if options.problem is not None and not (problem := read(options.problem)).preset_only:
+        values: dict[str, Any] = problem.spec().to_json()
+    else:
+        values = read_preset(options.preset or "embedded")["environment"]
+        values |= {} if options.problem is None else {"problem": str(options.problem)}
     for item in options.set:
         key, equals, text = item.partition("=")
         if not equals:
@@ -91,23 +107,44 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _verify(_options: argparse.Namespace) -> int:
-    print(f"frozen files are as pinned, manifest {manifest.verify()[:16]}")
+def _check(options: argparse.Namespace) -> int:
+    return check(options.folder, options.data, lambda line: print(line, flush=True), trial=not options.no_trial)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    folder = EnvironmentSpec.problem if options.problem is None else options.problem
+    pinned = manifest.verify()[:16], manifest.verify_problem(read(folder))[:16]
+    print(f"frozen files are as pinned, manifest {pinned[0]}, of the problem {pinned[1]}")
     return 0
 
 
 def _manifest(options: argparse.Namespace) -> int:
+    if options.problem is None:
+        if options.write:
+            manifest.write()
+        print(manifest.render(), end="")
+        return 0
+    problem = read(options.problem)
     if options.write:
-        manifest.write()
-    print(manifest.render(), end="")
+        manifest.pin_problem(problem)
+    print(manifest.render(problem.folder, problem.frozen_files()), end="")
     return 0
+
+
+def _source(options: argparse.Namespace, problem: Description) -> str:
+    """The candidate as one text: a file, the editable files of a folder, or the problem's own."""
+    if options.source is None:
+        return join(problem.sources())
+    if options.source.is_dir():
+        return join({name: (options.source / name).read_text(encoding="utf-8") for name in problem.files})
+    if not options.source.is_file():
+        raise FrozenEnvError(f"no candidate at {options.source}; name one with --source")
+    return str(options.source.read_text(encoding="utf-8"))
 
 
 def _run(options: argparse.Namespace) -> int:
     spec = _spec(options)
-    if not options.source.is_file():
-        raise FrozenEnvError(f"no candidate at {options.source}; name one with --source")
-    source = options.source.read_text(encoding="utf-8")
+    source = _source(options, read(spec.problem))
     options.out.mkdir(parents=True, exist_ok=True)
     began_s = time.monotonic()
     with Host(spec, options.data, options.out / "host.log") as host:
@@ -146,10 +183,10 @@ class _Printer:
 def _show(result: RunResult, out: Path) -> None:
     if result.score is not None:
         score = result.score
+        text = f"{score.held_out_bytes} bytes; {result.tokens_served} tokens in " if result.tokens_served else ""
         print(
-            f"{score.metric} {score.value:.4f}  ({score.held_out_bytes} bytes; {result.tokens_served} tokens in "
-            f"{result.training_s:.1f} s; scoring {score.seconds:.2f} s + {score.startup_s:.2f} s start-up; "
-            f"peak {result.peak_memory_mb:.0f} MiB)"
+            f"{score.metric} {score.value:.4f}  ({text}{result.training_s:.1f} s of training; "
+            f"scoring {score.seconds:.2f} s + {score.startup_s:.2f} s start-up; peak {result.peak_memory_mb:.0f} MiB)"
         )
     else:
         print(f"{result.ending} ({result.cause}): {result.reason}; log: {out / 'log.txt'}")

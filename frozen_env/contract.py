@@ -63,6 +63,7 @@ class Cause(StrEnum):
     STATEFUL = "stateful"  # the answer to a row depends on what was asked before it or beside it
     SLOW_MODEL = "slow_model"  # held-out inputs were not answered in time
     PROTOCOL = "protocol"  # broke the candidate protocol
+    BAD_PREDICTIONS = "bad_predictions"  # the file of predictions is missing, or the frozen score does not take it
     ABORTED = "aborted"  # the campaign was interrupted
 
 
@@ -70,7 +71,7 @@ class Cause(StrEnum):
 class Report:
     """One `report(step, loss, lr)` of a candidate, stamped by the supervisor's clock.
 
-    fraction is the share of the training budget used, in (0, 1]; loss is in nats per token, as the candidate
+    fraction is the share of the training budget used, in (0, 1]; loss is the training loss, as the candidate
     tells it (self-reported: it steers early stopping, never the score); lr is the learning rate in the candidate's own
     units (only its ratio to its peak means something), or None when not reported.
     """
@@ -123,11 +124,11 @@ class Score:
     metric: str
     value: float
     direction: Direction
-    held_out_tokens: int
-    held_out_bytes: int
-    seconds: float  # from worker ready to value
-    startup_s: float  # fork, build_model(), weights
-    probe_max_diff: float  # largest change of a past log-probability under a spliced future, nats
+    held_out_tokens: int = 0  # of a text; 0 where held-out inputs are none
+    held_out_bytes: int = 0
+    seconds: float = 0.0  # from worker ready to value
+    startup_s: float = 0.0  # fork, build_model(), weights
+    probe_max_diff: float = 0.0  # largest change of a past log-probability under a spliced future, nats
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ def is_better(value: float, than: float, direction: Direction) -> bool:
 #  │    ├── ManifestError        a frozen file or a data file is not the one that was pinned
 #  │    ├── DataMissing          the text, the tokenizer or the tokens are not prepared
 #  │    ├── SandboxUnavailable   this kernel cannot confine a candidate
+#  │    ├── ProblemError         a problem's folder does not keep the contract
 #  │    ├── HostError            the process that runs candidates died or could not start
 #  │    └── NotJoined            target/train.py was run by hand, without a supervisor
 #  └── (arl_core/errors.py)      ConfigError, MemoryFileError, CampaignLocked, PolicyError, EditRejected
@@ -197,6 +199,10 @@ class ManifestError(FrozenEnvError):
 
 class DataMissing(FrozenEnvError):
     """Prepared data or weights are not in the data folder."""
+
+
+class ProblemError(FrozenEnvError):
+    """A problem's folder does not keep the contract; each line is a sentence that names the field and the remedy."""
 
 
 class SandboxUnavailable(FrozenEnvError):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from frozen_env import manifest
 from frozen_env.contract import FrozenEnvError
+from frozen_env.description import read
 from frozen_env.runtime.channel import encode, write_all
 from frozen_env.runtime.guard import guarded
 from frozen_env.runtime.problem import Problem
@@ -26,13 +27,13 @@ def main() -> int:
         frozen = manifest.verify()
 
         def load() -> tuple[Problem, str]:
-            from frozen_env.problem.language_model import LanguageModel
+            from frozen_env.problems import open_problem
 
-            problem = LanguageModel(spec, Path(sys.argv[2]))
-            digest = hashlib.sha256(f"{frozen} {spec.digest()} {problem.digest}".encode()).hexdigest()[:16]
-            return problem, digest
+            problem, part = open_problem(spec, Path(sys.argv[2]))
+            return problem, hashlib.sha256(f"{frozen} {spec.digest()} {part}".encode()).hexdigest()[:16]
 
-        serve(spec, load)
+        description = read(spec.problem)
+        serve(spec, load, torch=description.way == "served", files=description.files)
     except FrozenEnvError as error:
         write_all(answers, encode({"event": "refused", "kind": type(error).__name__, "reason": str(error)}))
         return 1

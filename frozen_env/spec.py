@@ -23,6 +23,7 @@ class EnvironmentSpec:
     """One frozen environment. Seconds are wall-clock seconds; limits are per candidate, its whole process tree."""
 
     name: str
+    problem: str = "target"  # the problem's folder, relative to the project's root or absolute; its own digest counts
     corpus: Literal["kjv", "parquet"] = "kjv"
     corpus_path: str = ""  # folder of parquet shards, for corpus = "parquet"
     vocab_size: int = 1024
@@ -70,8 +71,9 @@ class EnvironmentSpec:
             raise ValueError(f"environment.probe_rows must lie in 0..held_out_rows, got {self.probe_rows!r}")
 
     def digest(self) -> str:
-        """Return 16 hex digits that change with every constant."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        """Return 16 hex digits that change with every constant; where the problem's folder lies is none."""
+        constants = {key: value for key, value in dataclasses.asdict(self).items() if key != "problem"}
+        text = json.dumps(constants, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:

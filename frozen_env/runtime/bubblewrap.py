@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from frozen_env.runtime import gpus
+from frozen_env.runtime import gpus, hiding
 from frozen_env.runtime.launch import Order
 from frozen_env.spec import EnvironmentSpec
 
@@ -63,6 +63,8 @@ def command(order: Order, spec: EnvironmentSpec) -> list[str]:
         words += ["--setenv", key, value]
     if visible is not None:
         words += ["--setenv", "CUDA_VISIBLE_DEVICES", visible]
+    for path in hiding.aliases(order.hidden, sandbox.readable_paths()):
+        words += ["--tmpfs", path, "--remount-ro", path]
     words += ["--bind", order.scratch, order.scratch, "--chdir", order.scratch]
     words += ["--remount-ro", "/dev", "--remount-ro", "/", "--"]  # files there would be memory that nobody counts
     return [*words, sys.executable, "-m", "frozen_env.runtime.inside", json.dumps(spec.to_json()), order.to_json()]

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from frozen_env.contract import Cause, Ending, RunResult
-from frozen_env.runtime import launch, processes, sandbox, scoring, training
+from frozen_env.runtime import launch, predicting, processes, sandbox, scoring, training
 from frozen_env.runtime.channel import LineReader, encode, write_all
-from frozen_env.runtime.problem import Problem
+from frozen_env.runtime.problem import Commanded, Problem, Served, TrainingRows
 from frozen_env.runtime.zygote import Zygote
 from frozen_env.spec import EnvironmentSpec
 
@@ -61,22 +61,23 @@ class Caller:
         return messages
 
 
-def serve(spec: EnvironmentSpec, load: Callable[[], tuple[Problem, str]]) -> None:
-    """Answer run requests until the caller goes away. `load` returns the problem and the environment's digest.
+def serve(spec: EnvironmentSpec, load: Callable[[], tuple[Problem, str]], *, torch: bool, files: tuple[str, ...]) -> None:
+    """Answer run requests until the caller goes away. `load` returns the problem and the environment's digest; `torch`
+    says whether candidates want it, `files` are those that a source consists of.
 
     The zygote is forked before the data is loaded, so that no candidate can find any of it in its memory.
     """
     caller = Caller()
     processes.adopt_orphans()
     words = sandbox.describe(spec.sandbox)
-    zygote = Zygote(spec, words)
+    zygote = Zygote(spec, words, torch=torch)
     problem, environment_digest = load()
     spec = dataclasses.replace(spec, device=zygote.wait_ready())
     pids = [os.getpid(), zygote.pid]
     caller.say({"event": "ready", "sandbox": words, "environment_digest": environment_digest, "pids": pids})
     while (request := caller.next_request()) is not None:
         order = request["run"]
-        result = run_candidate(spec, problem, zygote, caller, order)
+        result = run_candidate(spec, problem, files, zygote, caller, order)
         result = dataclasses.replace(
             result, sandbox=words, environment_digest=environment_digest, seed=int(order["seed"])
         )
@@ -84,15 +85,20 @@ def serve(spec: EnvironmentSpec, load: Callable[[], tuple[Problem, str]]) -> Non
 
 
 def run_candidate(
-    spec: EnvironmentSpec, problem: Problem, zygote: Zygote, caller: Caller, order: dict[str, Any]
+    spec: EnvironmentSpec,
+    problem: Problem,
+    files: tuple[str, ...],
+    zygote: Zygote,
+    caller: Caller,
+    order: dict[str, Any],
 ) -> RunResult:
     """Train one candidate, then score what it submitted."""
-    place = launch.Workplace(Path(order["place"]))
-    place.create(str(order["source"]))
     seed = int(order["seed"])
-    run = training.train(
-        spec, place, seed, problem.training_rows(seed), zygote, caller.say, caller.in_fd, caller.hear_during_run
-    )
+    given = problem.commands.given if isinstance(problem, Commanded) else {}
+    place = launch.Workplace(Path(order["place"]), files, given)
+    work = _work(problem, seed)
+    place.create(str(order["source"]))
+    run = training.train(spec, place, seed, work, zygote, caller.say, caller.in_fd, caller.hear_during_run)
     result = RunResult(
         ending=run.ending or Ending.CRASHED,
         cause=run.cause,
@@ -108,7 +114,12 @@ def run_candidate(
         return result
     caller.say({"event": "scoring"})
     began_s = time.monotonic()
-    found = scoring.score(spec, place, problem, seed, zygote, caller.in_fd, caller.hear_during_run)
+    surroundings = (zygote, caller.in_fd, caller.hear_during_run)
+    if isinstance(problem, Commanded):
+        found = predicting.score(spec, place, problem, seed, *surroundings)
+    else:
+        assert isinstance(problem, Served)
+        found = scoring.score(spec, place, problem, seed, *surroundings)
     result = dataclasses.replace(
         result,
         score=found.score,
@@ -122,3 +133,11 @@ def run_candidate(
             result, ending=ending, cause=found.cause, reason=found.reason, log_tail=log[-4000:]
         )
     return result
+
+
+def _work(problem: Problem, seed: int) -> TrainingRows | launch.Commands:
+    """What a candidate is given to train on."""
+    if isinstance(problem, Commanded):
+        return problem.commands
+    assert isinstance(problem, Served)
+    return problem.training_rows(seed)

@@ -14,15 +14,17 @@ import sys
 import traceback
 from collections.abc import Callable
 from mmap import mmap
+from pathlib import Path
 from typing import NoReturn
 
-from frozen_env.runtime import client, gpus, sandbox, seccomp, worker
+from frozen_env.runtime import client, gpus, hiding, sandbox, seccomp, worker
 from frozen_env.runtime.channel import Channel
 from frozen_env.runtime.launch import Order
 from frozen_env.spec import EnvironmentSpec
 
 CONFINED = b"confined\n"
 CHANNEL_FD, FIRST_BUFFER_FD = 3, 4
+THREAD_COUNTS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Confine = Callable[[Order, EnvironmentSpec], None]
 
@@ -53,6 +55,8 @@ def by_landlock(order: Order, spec: EnvironmentSpec) -> None:
         readable=[*order.readable, *gpus.readable_paths(found)],
         writable=[order.scratch, *gpus.writable_paths(visible, found)],
     )
+    if order.hidden:
+        hiding.hide(hiding.places(order.hidden, sandbox.readable_paths()))
 
 
 def run(order: Order, spec: EnvironmentSpec, *, confine: Confine | None) -> NoReturn:
@@ -116,6 +120,12 @@ def _exit_code(error: SystemExit) -> int:
 def clean_environment(order: Order, spec: EnvironmentSpec) -> dict[str, str]:
     """All that a candidate's environment says: no keys, tokens or home folder."""
     scratch = order.scratch
+    told = {
+        "ARL_BUDGET_S": f"{spec.budget_s:g}",
+        "ARL_SEED": str(order.seed),
+        "ARL_DEVICE": spec.device,
+        "PYTHONUNBUFFERED": "1",  # the curve is read as it is printed
+    }
     gpu = gpus.environment(os.environ.get("CUDA_VISIBLE_DEVICES"), gpus.listed()) if spec.device == "cuda" else {}
     return {
         "PATH": "/usr/bin:/bin",
@@ -125,12 +135,16 @@ def clean_environment(order: Order, spec: EnvironmentSpec) -> dict[str, str]:
         "TORCHINDUCTOR_COMPILE_THREADS": str(min(spec.threads, max(1, spec.process_limit // 2))),
         "TRITON_CACHE_DIR": f"{scratch}/triton",
         "OMP_NUM_THREADS": str(spec.threads),
+        **(told | dict.fromkeys(THREAD_COUNTS, str(spec.threads)) if order.command else {}),
         **gpu,
     }
 
 
 def _work(order: Order, spec: EnvironmentSpec, channel: Channel, buffers: list[mmap]) -> None:
-    """Run train.py as a script, joined to the run; or, in a worker, as a module whose model answers."""
+    """Run train.py as a script, joined to the run; or, in a worker, as a module whose model answers; or become a command."""
+    if order.command:
+        _become_command(order.command, channel)
+    sys.path.insert(0, str(Path(order.source).parent))  # where its other editable files are
     _seed_torch(spec, order.seed)
     run = client.Run(
         vocab_size=spec.vocab_size,
@@ -147,6 +161,17 @@ def _work(order: Order, spec: EnvironmentSpec, channel: Channel, buffers: list[m
         return
     namespace = runpy.run_path(order.source, run_name="candidate")
     worker.answer(channel, namespace["build_model"], order.weights, inputs=buffers[0], outputs=buffers[1])
+
+
+def _become_command(command: list[str], channel: Channel) -> NoReturn:
+    """Turn into the program. Confinement stays: it is this process's, for good. `python` is the one that we run on."""
+    channel.close()
+    program = sys.executable if command[0] in ("python", "python3") else command[0]
+    sys.stdout.flush()
+    try:
+        os.execvpe(program, [program, *command[1:]], dict(os.environ))
+    except OSError as error:
+        raise SystemExit(f"cannot run {command[0]!r}: {error.strerror}; name its folder in run.readable") from error
 
 
 def _seed_torch(spec: EnvironmentSpec, seed: int) -> None:

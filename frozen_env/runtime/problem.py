@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from frozen_env.contract import Cause, Direction
+from frozen_env.runtime.launch import Commands
 
 
 class TrainingRows(Protocol):
@@ -44,10 +46,26 @@ class ScoringPlan(Protocol):
 
 
 class Problem(Protocol):
-    """Data and metric of one frozen environment."""
+    """Metric of one frozen environment; `digest` names its data. It is a Served or a Commanded problem."""
 
     metric: str
     direction: Direction
+    digest: str
+
+
+@runtime_checkable
+class Commanded(Problem, Protocol):
+    """Its commands are run: one trains, one predicts; the file of predictions is measured."""
+
+    commands: Commands
+
+    def measure(self, predictions: Path) -> float:
+        """Return the metric. Raises FrozenEnvError, whose message says what is wrong with the predictions."""
+
+
+@runtime_checkable
+class Served(Problem, Protocol):
+    """Its training rows are served to a torch script, whose model answers held-out inputs."""
 
     def training_rows(self, seed: int) -> TrainingRows: ...
 

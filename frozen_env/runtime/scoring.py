@@ -23,7 +23,7 @@ from frozen_env.contract import Cause, Score
 from frozen_env.runtime import client, disk, launch, processes
 from frozen_env.runtime.channel import Closed, ProtocolError
 from frozen_env.runtime.limits import LimitBroken, Limits
-from frozen_env.runtime.problem import Problem, ScoringPlan
+from frozen_env.runtime.problem import ScoringPlan, Served
 from frozen_env.runtime.training import shared_buffer
 from frozen_env.runtime.words import Output, last_line, one_line
 from frozen_env.runtime.zygote import Zygote
@@ -180,7 +180,7 @@ class _Worker:
 def score(
     spec: EnvironmentSpec,
     place: launch.Workplace,
-    problem: Problem,
+    problem: Served,
     seed: int,
     zygote: Zygote,
     inbox_fd: int,

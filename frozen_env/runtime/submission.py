@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 from frozen_env.runtime import client
@@ -12,22 +13,33 @@ from frozen_env.runtime.launch import Workplace
 from frozen_env.spec import EnvironmentSpec
 
 
-def take_submission(place: Workplace, limit_mb: int) -> tuple[str, int]:
-    """Move the submitted weights out of the candidate's reach. Return what is wrong with them, or '', and their bytes.
+def take_submission(place: Workplace, limit_mb: int, name: str = client.SUBMISSION) -> tuple[str, int]:
+    """Move the submitted model out of the candidate's reach. Return what is wrong with it, or '', and its bytes.
 
-    They are only moved, never parsed: a confined worker loads them.
+    It is only moved, never parsed: a confined worker loads it.
     """
-    path = place.scratch / client.SUBMISSION
+    missing = "submit() was said but no file was written" if name == client.SUBMISSION else f"training left no {name}"
+    return take_file(place.scratch, name, place.submission, limit_mb, "the submission", missing)
+
+
+def take_file(scratch: Path, name: str, into: Path, limit_mb: int, what: str, missing: str) -> tuple[str, int]:
+    """Move one regular file out of a scratch folder whose processes have ended. Return what is wrong, or '', and its bytes.
+
+    No link is followed, neither the file nor a folder on the way: it could lead to what only we may read.
+    """
+    path = scratch / name
     try:
         info = os.lstat(path)
     except OSError:
-        return "submit() was said but no file was written", 0
+        return missing, 0
     limit_bytes = limit_mb * 2**20
-    if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
-        return "the submission is not a regular file", 0
+    straight = os.path.realpath(path.parent) == os.path.join(os.path.realpath(scratch), *Path(name).parent.parts)
+    if not straight or not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
+        return f"{what} is not a regular file", 0
     if info.st_size > limit_bytes:
-        return f"the submission has {info.st_size} bytes, the limit is {limit_bytes}", 0
-    os.replace(path, place.submission / client.SUBMISSION)
+        return f"{what} has {info.st_size} bytes, the limit is {limit_bytes}", 0
+    target = into / Path(name).name
+    os.replace(path, target)
     return "", info.st_size
 
 

@@ -26,6 +26,7 @@ from frozen_env.contract import (
     HostError,
     Judge,
     ManifestError,
+    ProblemError,
     Progress,
     Report,
     RunResult,
@@ -44,7 +45,7 @@ STDERR_TAIL_BYTES = 4000
 RESULT_LINE_BYTES = 64 << 20
 
 REFUSALS: dict[str, type[FrozenEnvError]] = {
-    kind.__name__: kind for kind in (ManifestError, DataMissing, SandboxUnavailable)
+    kind.__name__: kind for kind in (ManifestError, DataMissing, ProblemError, SandboxUnavailable)
 }
 
 Event = dict[str, Any]

@@ -14,15 +14,17 @@ import selectors
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from mmap import mmap
 from typing import Any
 
 import numpy as np
 
 from frozen_env.contract import Cause, Ending, Report
-from frozen_env.runtime import disk, launch, processes
+from frozen_env.runtime import client, disk, launch, processes
 from frozen_env.runtime.channel import Closed, ProtocolError
+from frozen_env.runtime.curve import Follower
+from frozen_env.runtime.launch import Commands
 from frozen_env.runtime.limits import LimitBroken, Limits
 from frozen_env.runtime.problem import TrainingRows
 from frozen_env.runtime.submission import Overrun, take_submission
@@ -45,9 +47,10 @@ class Training:
 
     spec: EnvironmentSpec
     place: launch.Workplace
-    rows: TrainingRows
+    rows: TrainingRows | None  # None where the training data are files
     emit: Emit
     overrun: Overrun
+    commands: Commands | None = None
     forked_at_s: float = 0.0
     started_at_s: float | None = None
     ended_at_s: float | None = None
@@ -59,7 +62,6 @@ class Training:
     reports_seen: int = 0
     last_heard_s: float = 0.0
     next_check_s: float = 0.0
-    submitted: bool = False
     sigterm_sent: bool = False
     tokens_served: int = 0
     peak_memory_mb: float = 0.0
@@ -97,7 +99,7 @@ def train(
     spec: EnvironmentSpec,
     place: launch.Workplace,
     seed: int,
-    rows: TrainingRows,
+    work: TrainingRows | Commands,
     zygote: Zygote,
     emit: Emit,
     inbox_fd: int,
@@ -105,17 +107,27 @@ def train(
 ) -> Training:
     """Run one candidate to its end and leave no process behind. The submission, if any, lies in place.submission.
 
-    `inbox_fd` and `read_inbox` bring messages from the caller: {"stop": reason} and {"abort": true}.
+    `work` is what it is given: rows that are served, or commands, whose clock starts with the process. `inbox_fd` and
+    `read_inbox` bring messages from the caller: {"stop": reason} and {"abort": true}.
     """
-    run = Training(spec, place, rows, emit, Overrun(spec))
+    commands = work if isinstance(work, Commands) else None
+    rows = None if isinstance(work, Commands) else work
+    run = Training(spec, place, rows, emit, Overrun(spec), commands)
     buffer, buffer_fd = shared_buffer(BUFFER_BYTES)
     run.forked_at_s = run.last_heard_s = time.monotonic()
     order = launch.Order(
-        "candidate", str(place.source), str(place.scratch), [str(place.source.parent)], seed, host_pid=os.getpid()
+        "candidate", str(place.source), str(place.scratch), [str(place.candidate)], seed, host_pid=os.getpid()
     )
+    if commands is not None:
+        place.furnish(place.scratch, {launch.DATA: commands.training_folder})
+        readable = [*order.readable, commands.training_folder, *commands.readable]
+        order = replace(order, readable=readable, command=list(commands.train), hidden=list(commands.hidden))
     child = zygote.start(order, [buffer_fd])
     os.close(buffer_fd)
-    output = Output(child.output_fd, place.log, spec.log_limit_kb * 1024)
+    follower = Follower(commands.curve, lambda *report: _take_report(run, list(report))) if commands else None
+    output = Output(child.output_fd, place.log, spec.log_limit_kb * 1024, follower)
+    if commands is not None:
+        _start(run)
     limits = Limits(spec, os.getpid(), zygote.pid, place.scratch)
     try:
         _Watch(run, child, buffer, output, limits).until_end(inbox_fd, read_inbox)
@@ -126,7 +138,7 @@ def train(
         buffer.close()
     run.log_tail = output.tail
     run.peak_memory_mb = max(run.peak_memory_mb, limits.peak_memory_mb)
-    if run.submitted and run.ending is Ending.FINISHED:
+    if run.ending is Ending.FINISHED:
         _check_submission(run)
     disk.remove(place.scratch)
     return run
@@ -184,7 +196,7 @@ class _Watch:
         if fd == listener_fd:
             return self.limits.admit(self.child)
         if fd == self.child.output_fd:
-            return self.output.read()
+            return self._read_output()
         if fd == pid_fd:
             with contextlib.suppress(Closed, ProtocolError):  # what it said last comes before its exit
                 _hear_candidate(self.run, self.child, self.buffer)
@@ -197,6 +209,19 @@ class _Watch:
         except ProtocolError as error:
             self.run.finish(Ending.REJECTED, Cause.PROTOCOL, str(error))
         return True
+
+
+    def _read_output(self) -> bool:
+        """Take what was printed; where it is the curve, it is judged as reports are."""
+        before = self.run.reports_seen
+        try:
+            return self.output.read()
+        except ProtocolError as error:
+            self.run.finish(Ending.REJECTED, Cause.PROTOCOL, str(error))
+            return True
+        finally:
+            if self.run.reports_seen > before:
+                _note_sign(self.run, "report")
 
 
 def _next_event_s(run: Training) -> float:
@@ -224,13 +249,22 @@ def _keep_time(run: Training, child: launch.Child) -> None:
                 Ending.TIMED_OUT, Cause.NO_SUBMISSION, f"no submit() within {spec.grace_s:g} s of the end of the budget"
             )
         return
-    if now_s - run.last_heard_s > spec.silence_s:
-        run.finish(Ending.CRASHED, Cause.SILENCE, f"no report for {spec.silence_s:g} s")
+    if now_s - run.last_heard_s > spec.silence_s and (run.commands is None or run.commands.curve):
+        run.finish(Ending.CRASHED, Cause.SILENCE, _silence(run))
         return
     if now_s >= run.next_check_s:
         run.next_check_s = now_s + spec.check_every_s
         if run.reports:
             run.emit({"event": "check", "elapsed_s": now_s - run.started_at_s})
+
+
+def _silence(run: Training) -> str:
+    if run.commands is None:
+        return f"no report for {run.spec.silence_s:g} s"
+    return (
+        f"no line of the output matched run.curve for {run.spec.silence_s:g} s; print the loss more often, correct run.curve, "
+        "or raise environment.silence_s"
+    )
 
 
 def _hear_caller(run: Training, messages: list[dict[str, Any]]) -> None:
@@ -256,7 +290,6 @@ def _hear_candidate(run: Training, child: launch.Child, buffer: mmap) -> None:
         elif "submit" in message:
             if run.started_at_s is None:
                 raise ProtocolError("a submission before start()")
-            run.submitted = True
             run.finish(Ending.FINISHED)
         else:
             raise ProtocolError(f"unknown message {sorted(message)[:3]!a}")
@@ -283,7 +316,7 @@ def _serve(run: Training, rows: object, buffer: mmap) -> dict[str, Any]:
         return {"error": f"next_batch(rows) takes 1 to {most} rows, got {rows!r}"}
     if run.started_at_s is None:
         return {"error": "no text is served before start()"}
-    if time.monotonic() < run.budget_end_s:
+    if run.rows is not None and time.monotonic() < run.budget_end_s:
         tokens = run.rows.take(rows)
         view = np.frombuffer(buffer, dtype=np.uint16, count=rows * width)
         view[:] = tokens.reshape(-1)
@@ -335,7 +368,9 @@ def _read_exit(run: Training, child: launch.Child, output: Output) -> None:
     _, status, _ = os.wait4(child.pid, 0)
     output.drain()
     code = os.waitstatus_to_exitcode(status)
-    if code < 0:
+    if run.commands is not None and (code == 0 or run.sigterm_sent):
+        run.finish(Ending.FINISHED)  # whether it left a model is looked at when all of it has ended
+    elif code < 0:
         run.finish(Ending.CRASHED, Cause.SIGNAL, f"killed by {signal.Signals(-code).name}")
     elif code > 0 and any(word in output.tail for word in OUT_OF_MEMORY_WORDS):
         run.finish(Ending.CRASHED, Cause.OUT_OF_MEMORY, last_line(output.tail))
@@ -348,8 +383,11 @@ def _read_exit(run: Training, child: launch.Child, output: Output) -> None:
 def _check_submission(run: Training) -> None:
     """Take the submission out of the candidate's reach, unless it is none or came too late to be honest."""
     assert run.ended_at_s is not None
-    wrong, size_bytes = take_submission(run.place, run.spec.submission_limit_mb)
-    if wrong:
+    name = client.SUBMISSION if run.commands is None else run.commands.model
+    wrong, size_bytes = take_submission(run.place, run.spec.submission_limit_mb, name)
+    if wrong and run.commands is not None and not (run.place.scratch / name).exists():
+        run.ending, run.cause, run.reason = Ending.CRASHED, Cause.NO_SUBMISSION, wrong
+    elif wrong:
         run.ending, run.cause, run.reason = Ending.CRASHED, Cause.BAD_SUBMISSION, wrong
     elif late := run.overrun.too_late(run.ended_at_s - run.budget_end_s, size_bytes):
         run.ending, run.cause, run.reason = Ending.TIMED_OUT, Cause.OVERRUN, late

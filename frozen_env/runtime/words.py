@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 TAIL_CHARS = 4000
@@ -42,14 +43,19 @@ def last_line(log: str) -> str:
 
 
 class Output:
-    """The output of one process tree, read from a pipe without waiting: a bounded file, a tail, and a count."""
+    """The output of one process tree, read from a pipe without waiting: a bounded file, a tail, and a count.
 
-    def __init__(self, fd: int, path: Path | None = None, limit_bytes: int = 0) -> None:
+    `hear` is told every piece of plain text as it comes.
+    """
+
+    def __init__(
+        self, fd: int, path: Path | None = None, limit_bytes: int = 0, hear: Callable[[str], None] | None = None
+    ) -> None:
         os.set_blocking(fd, False)
         self.fd = fd
         self.total_bytes = 0
         self.tail = ""
-        self._path, self._room = path, limit_bytes
+        self._path, self._room, self._hear = path, limit_bytes, hear
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def read(self) -> bool:
@@ -68,6 +74,8 @@ class Output:
             with self._path.open("ab") as file:
                 file.write(kept)
         self.tail = (self.tail + text)[-TAIL_CHARS:]
+        if self._hear is not None:
+            self._hear(text)
         return True
 
     def drain(self) -> None:

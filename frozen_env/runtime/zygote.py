@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Literal, NoReturn
 
 from frozen_env.contract import HostError, SandboxUnavailable
-from frozen_env.runtime import bubblewrap, inside, processes
+from frozen_env.runtime import bubblewrap, gpus, inside, processes
 from frozen_env.runtime.channel import Channel
 from frozen_env.runtime.launch import Child, Order
 from frozen_env.runtime.seccomp import ProcessListener
@@ -36,8 +36,11 @@ MAX_FILES = 8
 class Zygote:
     """The host's hold on it. Raises HostError when the process has died."""
 
-    def __init__(self, spec: EnvironmentSpec, confinement: str) -> None:
-        """Fork it. Call before data is loaded, while this process is single-threaded, after adopt_orphans()."""
+    def __init__(self, spec: EnvironmentSpec, confinement: str, *, torch: bool = True) -> None:
+        """Fork it. Call before data is loaded, while this process is single-threaded, after adopt_orphans().
+
+        `torch`: import it for the children. Where they become commands nothing is imported for them.
+        """
         self._spec, self._confinement = spec, confinement
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sys.stdout.flush()
@@ -45,7 +48,7 @@ class Zygote:
         host_pid = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            _be_zygote(theirs, spec, confinement, host_pid)
+            _be_zygote(theirs, spec, confinement, host_pid, torch)
         theirs.close()
 
     def wait_ready(self) -> Literal["cpu", "cuda"]:
@@ -99,7 +102,9 @@ class Zygote:
         return ProcessListener(files[0]) if files else None
 
 
-def _be_zygote(sock: socket.socket, spec: EnvironmentSpec, confinement: str, host_pid: int) -> NoReturn:
+def _be_zygote(
+    sock: socket.socket, spec: EnvironmentSpec, confinement: str, host_pid: int, torch: bool
+) -> NoReturn:
     code = 1
     try:
         processes.die_with_parent(host_pid)
@@ -110,7 +115,7 @@ def _be_zygote(sock: socket.socket, spec: EnvironmentSpec, confinement: str, hos
         sock.detach()
         os.closerange(4, 65536)
         with socket.socket(fileno=control) as ours:
-            device = _warm_up(spec, confinement)
+            device = _warm_up(spec, confinement) if torch else _device_without_torch(spec)
             spec = dataclasses.replace(spec, device=device)
             ours.send(device.encode())
             while _serve_one(ours, spec, confinement):
@@ -134,6 +139,12 @@ def _warm_up(spec: EnvironmentSpec, confinement: str) -> Literal["cpu", "cuda"]:
     if spec.device != "auto":
         return spec.device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _device_without_torch(spec: EnvironmentSpec) -> Literal["cpu", "cuda"]:
+    if spec.device != "auto":
+        return spec.device
+    return "cuda" if gpus.assigned(os.environ.get("CUDA_VISIBLE_DEVICES"), gpus.listed()) else "cpu"
 
 
 def _serve_one(sock: socket.socket, spec: EnvironmentSpec, confinement: str) -> bool:

@@ -21,11 +21,13 @@ from arl_core.errors import ConfigError
 from arl_core.policy.settings import PolicySettings
 from arl_core.selfeval.snapshot import DEFAULT_ALPHA
 from frozen_env.contract import FrozenEnvError
+from frozen_env.description import Description, built_in, read, shown
 from frozen_env.spec import EnvironmentSpec, read_preset
 
 PRESETS = Path(__file__).parent / "presets"
 Constant = bool | int | float | str
-SHORT_NAMES = {"sandbox": "environment.sandbox"}
+PROBLEM = "environment.problem"
+SHORT_NAMES = {"sandbox": "environment.sandbox", "problem": PROBLEM}
 
 
 class Settings(BaseModel):
@@ -39,15 +41,14 @@ class PromptSettings(Settings):
 
     recent: int = Field(32, ge=0, le=256, description="most recent experiments shown")
     top: int = Field(5, ge=0, le=64, description="best experiments shown")
-    agenda: str = Field("target/AGENDA.md", description="the research agenda, a Markdown file that the human edits")
+    agenda: str = Field(shown(built_in().agenda), description="the research agenda, a Markdown file that the human edits")
 
 
 class EditSettings(Settings):
     """What an edit may do."""
 
     allowed_imports: tuple[str, ...] = Field(
-        ("torch", "math", "frozen_env", "dataclasses", "typing", "functools", "collections", "itertools", "contextlib"),
-        description="top-level modules that a candidate may import",
+        built_in().imports, description="top-level modules that a candidate may import"
     )
     max_source_kb: int = Field(64, ge=1, description="largest edited file")
     max_changed_lines: int = Field(200, ge=1, description="most added plus removed lines of one edit")
@@ -159,7 +160,9 @@ class CampaignConfig(Settings):
     preset: str
     iterations: int = Field(8, ge=0, description="experiments after experiment 0, the untouched target")
     seed: int = Field(0, ge=0, lt=2**31, description="fixes batches, proposals and probes")
-    source: str = Field("target/train.py", description="the file that the policy edits")
+    source: str = Field(
+        built_in().source, description="the file that the policy edits, or the folder that holds several of them"
+    )
     memory: str = Field("mlruns/memory.duckdb", description="DuckDB file that remembers every experiment")
     tracking: bool = Field(True, description="log to MLflow (mlruns/mlflow.db)")
     keep_weights: bool = Field(
@@ -183,6 +186,10 @@ class CampaignConfig(Settings):
     nodes: NodeSettings = Field(default_factory=NodeSettings)  # type: ignore[arg-type]
     confirm: ConfirmSettings = Field(default_factory=ConfirmSettings)  # type: ignore[arg-type]
 
+    def problem(self) -> Description:
+        """Return the description of the problem's folder. Raises ProblemError when it does not keep the contract."""
+        return read(self.environment.problem)
+
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
 
@@ -198,7 +205,9 @@ def preset_names() -> list[str]:
 def load_config(preset: str, overrides: Mapping[str, Any] | None = None) -> CampaignConfig:
     """Return a preset with dotted overrides applied, e.g. {"environment.budget_s": 5}.
 
-    Raises ConfigError that names the preset, key or value at fault and what would be right.
+    `environment.problem` names the folder of another problem than the built-in one: its description then gives the
+    environment. Raises ConfigError that names the preset, key or value at fault and what would be right, ProblemError for
+    a folder that does not keep the contract.
     """
     path = PRESETS / f"{preset}.toml"
     if not path.is_file():
@@ -209,7 +218,33 @@ def load_config(preset: str, overrides: Mapping[str, Any] | None = None) -> Camp
     except FrozenEnvError as error:
         raise ConfigError(f"preset {preset!r}: {error}") from error
     data = {"preset": preset, **data, "environment": frozen["environment"], "target": frozen["target"]}
-    return override(data, overrides or {})
+    changes = dict(overrides or {})
+    problem = read(changes.get(PROBLEM, EnvironmentSpec.problem))
+    changes[PROBLEM] = shown(problem.folder)
+    return override(_described(data, problem), changes)
+
+
+def _described(data: dict[str, Any], problem: Description) -> dict[str, Any]:
+    """Fill in what the problem's description says. A preset that was written for the problem knows better."""
+    told: dict[str, Any] = {
+        "source": problem.source,
+        "prompt.agenda": shown(problem.agenda),
+        "edit.allowed_imports": problem.imports,
+        "reward.scale": problem.gain,
+    }
+    if not problem.has_curve:
+        told["stopping.rule"] = "none"
+    told |= problem.campaign
+    data = copy.deepcopy(data)
+    if not problem.preset_only:
+        data["environment"] = {"name": problem.name, **problem.environment}
+        data["target"] = dict(problem.target)
+    for key, value in told.items():
+        group, _, last = key.rpartition(".")
+        inside = data.get(group, {}) if group else data
+        if not problem.preset_only or last not in inside:
+            _set(data, key, value)
+    return data
 
 
 def override(data: dict[str, Any], overrides: Mapping[str, Any]) -> CampaignConfig:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 
 from arl_core.records import one_line
 from frozen_env.contract import Direction, Status
+from frozen_env.description import built_in
+from frozen_env.files import is_marked
 
 AGENDA_SHARE = 0.20
 HISTORY_SHARE = 0.35
@@ -70,6 +72,7 @@ class PromptInput:
     top: Sequence[PastExperiment]
     diagnostics: Sequence[str] = ()
     experiment_index: int = 1
+    path: str = built_in().path  # how the source is named
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,12 @@ def build_prompt(given: PromptInput, count_tokens: CountTokens, limit_tokens: in
         left_out.append("agenda cut")
     history = _history_section(given, count_tokens, int(room * HISTORY_SHARE), left_out)
     room -= count_tokens(agenda) + count_tokens(history)
-    source = _source_section(given.source, count_tokens, room, given.experiment_index, left_out)
+    source = _source_section(given, count_tokens, room, left_out)
     text = agenda + head + history + source + task
     # Token counts of parts do not add up exactly; the source pays for the difference.
     while (total := count_tokens(text)) > limit_tokens and room > 0:
         room -= max(8, total - limit_tokens)
-        source = _source_section(given.source, count_tokens, room, given.experiment_index, left_out)
+        source = _source_section(given, count_tokens, room, left_out)
         text = agenda + head + history + source + task
     return Prompt(text, count_tokens(text), tuple(dict.fromkeys(left_out)))
 
@@ -158,13 +161,14 @@ def _history_section(given: PromptInput, count_tokens: CountTokens, room: int, l
     return text
 
 
-def _source_section(source: str, count_tokens: CountTokens, room: int, index: int, left_out: list[str]) -> str:
-    frame_tokens = count_tokens(_section("Source of target/train.py", "```python\n```")) + 4
+def _source_section(given: PromptInput, count_tokens: CountTokens, room: int, left_out: list[str]) -> str:
+    title, source = f"Source of {given.path}", given.source
+    frame_tokens = count_tokens(_section(title, "```python\n```")) + 4
     room -= frame_tokens
     if count_tokens(source) > room:
-        source = excerpt(source, count_tokens, room, index)
+        source = excerpt(source, count_tokens, room, given.experiment_index)
         left_out.append("source cut")
-    return _section("Source of target/train.py", f"```python\n{source.rstrip()}\n```") if source.strip() else ""
+    return _section(title, f"```python\n{source.rstrip()}\n```") if source.strip() else ""
 
 
 def excerpt(source: str, count_tokens: CountTokens, room: int, index: int) -> str:
@@ -216,13 +220,23 @@ def _pieces(source: str) -> list[_Piece]:
         both_small = not _is_definition(body[i]) and not _is_definition(body[i - 1]) and kinds[i] == kinds[i - 1]
         if not both_constants and not both_small:
             starts.append(i)
-    bounds = [_first_line(body[i]) for i in starts[1:]]
+    bounds = [_with_mark(lines, _first_line(body[i])) for i in starts[1:]]
     edges = [0, *bounds, len(lines)]
     return (
         [_Piece("".join(lines[a:b]), kinds[i]) for i, a, b in zip(starts, edges[:-1], edges[1:], strict=True)]
         if body
         else []
     )
+
+
+def _with_mark(lines: list[str], first: int) -> int:
+    """A piece that begins a file begins with the line that says so."""
+    above = first
+    while above > 0 and (not lines[above - 1].strip() or lines[above - 1].lstrip().startswith("#")):
+        above -= 1
+        if is_marked(lines[above].rstrip("\n")):
+            return above
+    return first
 
 
 def _first_line(node: ast.stmt) -> int:

@@ -1,7 +1,7 @@
 """The records that a campaign leaves behind: one Campaign, one Experiment per edit, and the State to resume from.
 
 Plain frozen data that survives a round trip through strict JSON (no NaN token), so that the memory, MLflow, a report
-and another node all read the same thing. Times are UTC in ISO 8601; costs are in seconds; losses in nats per token;
+and another node all read the same thing. Times are UTC in ISO 8601; costs are in seconds; losses as candidates report them;
 values in the metric's own units.
 """
 
@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from frozen_env.contract import Cause, Direction, Report, Status, Verdict
+from frozen_env.files import split_marked
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Campaign:
     seed: int
     started_at: str
     problem: str
-    metric: str = "val_bpb"
+    metric: str = ""
     direction: Direction = "lower"
     status: str = "running"  # running, finished, interrupted, failed
 
@@ -232,6 +233,10 @@ def source_hash(text: str) -> str:
     Two sources with the same hash train the same model, so that novelty is judged before money is spent. Text that does
     not parse is hashed as it stands.
     """
+    files = split_marked(text)
+    if files is not None:  # code that moves from one file to another makes another program
+        text = "".join(f"{name} {source_hash(one)}\n" for name, one in files.items())
+        return hashlib.sha256(text.encode()).hexdigest()
     try:
         tree = parse_quietly(text)
         tree = ast.fix_missing_locations(_DropBareStrings().visit(tree))

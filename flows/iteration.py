@@ -89,6 +89,7 @@ def propose_edits(session: Session, indices: Sequence[int], under_way: Collectio
     proposal are shared out evenly.
     """
     campaign, config, display = session.campaign, session.config, session.display
+    problem = config.problem()
     costs = Costs(session.after_commit)
     incumbent = _present(session)
     with costs.timed("load_policy"):
@@ -106,7 +107,7 @@ def propose_edits(session: Session, indices: Sequence[int], under_way: Collectio
     proposals = []
     for index, rollout, share in zip(indices, rollouts, costs.shared(len(seeds)), strict=True):
         with share.timed("patch"):
-            edit = patch(incumbent.source, rollout, config.edit, session.memory, campaign.id)
+            edit = patch(incumbent.source, rollout, config.edit, session.memory, campaign.id, problem)
         display.candidate(edit.summary or edit.reason)
         proposals.append(Proposal(index, incumbent, prompt.text, rollout, edit, session.policy_step, share))
     return proposals

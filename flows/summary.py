@@ -74,9 +74,10 @@ def _reruns(one: Experiment) -> int:
 
 def cumulative_diff(first: Experiment | None, best: Experiment) -> str:
     """The best source against experiment 0's, as one unified diff."""
-    from arl_core.edit import canonical_diff
+    from arl_core.edit import canonical_diff, named_path
 
-    return canonical_diff(first.source, best.source) if first and best.index else ""
+    path = named_path(best.diff, best.source)
+    return canonical_diff(first.source, best.source, path) if first and best.index else ""
 
 
 def plot_best_so_far(experiments: list[Experiment], path: Path) -> Path:

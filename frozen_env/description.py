@@ -8,6 +8,7 @@ Every sentence names the field and the remedy. docs/problems.md explains each fi
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import shlex
@@ -22,10 +23,10 @@ from frozen_env.spec import EnvironmentSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = "problem.toml"
+BUILT_IN = "target"  # the folder of the problem that is meant where none is named
 MANIFEST = "MANIFEST.sha256"
 NAME = re.compile(r"^[a-z][a-z0-9_-]{0,39}$")
 METRIC = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,39}$")
-DATA, INPUTS = "data", "inputs"  # folders that a command finds beside its files
 # Constants of the text problem; a folder whose commands are run has no use for them.
 SERVED_ONLY = ("corpus", "corpus_path", "vocab_size", "seq_len", "held_out_rows", "probe_rows")
 KNOWN = {
@@ -73,6 +74,11 @@ class Description:
     def has_curve(self) -> bool:
         """Whether a run can be followed, and so stopped early."""
         return self.way == "served" or bool(self.curve)
+
+    @property
+    def source(self) -> str:
+        """Where its editable files are, as a setting: the one file, or the folder that holds them."""
+        return f"{shown(self.folder)}/{self.files[0]}" if len(self.files) == 1 else shown(self.folder)
 
     @property
     def preset_only(self) -> bool:
@@ -136,6 +142,12 @@ def look(folder: str | Path) -> tuple[Description | None, list[str]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         return None, [f"{path} is not TOML: {error}; mend that line"]
     return _Reader(place, tables).read()
+
+
+@functools.cache
+def built_in() -> Description:
+    """Return the description of the built-in problem, which stands for the defaults elsewhere."""
+    return read(BUILT_IN)
 
 
 class _Reader:

@@ -21,12 +21,17 @@ def mark(name: str) -> str:
     return f"# --- file: {name} ---"
 
 
+def is_marked(text: str) -> bool:
+    """Say whether a text holds a line that begins a file."""
+    return "# --- file: " in text and any(_MARK.match(line) for line in text.split("\n"))
+
+
 def join(files: Mapping[str, str]) -> str:
     """Return the files as one text, in their order. Raises ValueError when a file holds a line that looks like a mark."""
     if len(files) == 1:
         return next(iter(files.values()))
     for name, text in files.items():
-        if any(_MARK.match(line) for line in text.split("\n")):
+        if is_marked(text):
             raise ValueError(f"{name} holds a line like {mark('NAME')!r}, which separates files; change that line")
     return "".join(f"{mark(name)}\n{text if text.endswith(chr(10)) or not text else text + chr(10)}" for name, text in files.items())
 

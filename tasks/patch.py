@@ -12,6 +12,7 @@ from arl_core.edit import Rules, apply_completion, apply_text, summarise
 from arl_core.errors import EditRejected
 from arl_core.memory import Memory
 from arl_core.records import source_hash
+from frozen_env.description import Description
 from tasks import ONCE
 
 if TYPE_CHECKING:
@@ -36,14 +37,24 @@ class Patch:
 
 
 @task(name="patch", **ONCE)
-def patch(source: str, rollout: Rollout, settings: EditSettings, memory: Memory, campaign_id: str) -> Patch:
+def patch(
+    source: str, rollout: Rollout, settings: EditSettings, memory: Memory, campaign_id: str, problem: Description
+) -> Patch:
     """Apply a rollout's edit to the incumbent's source. Novelty is judged here, before money is spent."""
-    return applied(source, rollout, settings, memory, campaign_id)
+    return applied(source, rollout, settings, memory, campaign_id, problem)
 
 
-def applied(source: str, rollout: Rollout, settings: EditSettings, memory: Memory, campaign_id: str) -> Patch:
+def applied(
+    source: str, rollout: Rollout, settings: EditSettings, memory: Memory, campaign_id: str, problem: Description
+) -> Patch:
     """Do what patch() does, outside of Prefect: for edits that are only looked at."""
-    rules = Rules(settings.allowed_imports, settings.max_source_kb, settings.max_changed_lines)
+    rules = Rules(
+        settings.allowed_imports,
+        settings.max_source_kb,
+        settings.max_changed_lines,
+        path=problem.path,
+        must_define=problem.keep,
+    )
     if rollout.runs_again:
         return Patch(source, summary="the same program again")
     try:

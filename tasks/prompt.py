@@ -46,6 +46,7 @@ def make_prompt(
         top=[_past(one) for one in top],
         diagnostics=diagnostics(recent, config),
         experiment_index=index,
+        path=config.problem().path,
     )
     return build_prompt(given, count_tokens, config.policy.prompt_tokens)
 
@@ -59,6 +60,8 @@ def diagnostics(recent: list[Experiment], config: CampaignConfig) -> list[str]:
                 f"last run #{one.index}: {one.tokens} tokens in {trained_s:.0f} of {config.environment.budget_s:.0f} s "
                 f"({one.tokens / trained_s:.0f} tokens/s), {one.peak_memory_mb:.0f} MiB"
             ]
+        if trained_s > 0:  # data that nobody counts
+            return [f"last run #{one.index}: {trained_s:.0f} of {config.environment.budget_s:.0f} s, {one.peak_memory_mb:.0f} MiB"]
     return []
 
 

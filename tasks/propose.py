@@ -54,8 +54,10 @@ def choosing(
         return in_order
     from arl_core.policy.choice import Chooser, fit_critic
 
+    problem = config.problem()
+
     def program_of(rollout: Rollout) -> str | None:
-        edit = applied(source, rollout, config.edit, memory, campaign.id)
+        edit = applied(source, rollout, config.edit, memory, campaign.id, problem)
         new = edit.runs and source_hash(edit.source) not in under_way
         return edit.source if new and allowed(edit.source) else None
 

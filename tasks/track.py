@@ -238,7 +238,7 @@ def _create_database(path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def runs_page(address: str, folder: str | Path, metric: str = "val_bpb") -> str:
+def runs_page(address: str, folder: str | Path, metric: str) -> str:
     """Return the address of MLflow's list of all experiments, best first (for a metric to be lowered)."""
     query = {
         "searchFilter": "tags.kind = 'experiment'",

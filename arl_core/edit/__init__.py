@@ -1,4 +1,4 @@
-"""An edit of the one file: two doors, one result.
+"""An edit of the one file, or of several in one text: two doors, one result.
 
 The policy's door is apply_completion(): SEARCH/REPLACE blocks. The outsider's is apply_diff(): a unified diff from
 another model or a person, read tolerantly, its repairs recorded. Behind both stand the same strict rules and the same
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from arl_core.edit.blocks import Block, apply_blocks, parse_blocks
 from arl_core.edit.constants import changed_constants, read_constants, write_constants
-from arl_core.edit.diffs import apply_exactly, canonical_diff
+from arl_core.edit.diffs import apply_exactly, canonical_diff, named_path
 from arl_core.edit.doors import AppliedEdit, apply_completion, apply_diff, apply_text
 from arl_core.edit.levers import levers, levers_seen_from
 from arl_core.edit.rules import DEFAULT_RULES, Rules, check_source
@@ -31,6 +31,7 @@ __all__ = [
     "check_source",
     "levers",
     "levers_seen_from",
+    "named_path",
     "parse_blocks",
     "read_constants",
     "summarise",

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from arl_core.edit.blocks import OPEN, parse_blocks, place_blocks
 from arl_core.edit.diffs import apply_exactly, canonical_diff
 from arl_core.edit.rules import DEFAULT_RULES, Rules, check_source, check_text
-from arl_core.edit.tolerant import place_hunks, read_diff
+from arl_core.edit.tolerant import parts, place_hunks, read_diff
 from arl_core.errors import EditRejected
+from arl_core.records import one_line
+from frozen_env.files import join, split_marked
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,17 @@ def apply_text(source: str, text: str, rules: Rules = DEFAULT_RULES) -> AppliedE
 def apply_diff(source: str, diff: str, rules: Rules = DEFAULT_RULES) -> AppliedEdit:
     """Apply a unified diff from outside, repairing its form. EditRejected names the rule that it breaks."""
     diff, repairs = _plain(diff, rules, "the diff")
-    hunks, more = read_diff(diff, source, rules.path)
-    repairs += more
+    files = split_marked(source)
+    if files is not None:
+        new, more = _apply_to_files(files, diff, rules.path)
+        return _settle(source, new, (*repairs, *more), rules)
+    new, more = _apply_to_one(source, diff, rules.path)
+    return _settle(source, new, (*repairs, *more), rules)
+
+
+def _apply_to_one(source: str, diff: str, path: str) -> tuple[str, list[str]]:
+    """Return the new text of one file, and the repairs."""
+    hunks, repairs = read_diff(diff, source, path)
     new = None
     if not repairs:
         with contextlib.suppress(EditRejected):  # the line numbers are wrong, then
@@ -46,7 +57,24 @@ def apply_diff(source: str, diff: str, rules: Rules = DEFAULT_RULES) -> AppliedE
     if new is None:
         new, more = place_hunks(source, hunks)
         repairs += more
-    return _settle(source, new, tuple(repairs), rules)
+    return new, repairs
+
+
+def _apply_to_files(files: dict[str, str], diff: str, folder: str) -> tuple[str, list[str]]:
+    """Return the new text of several files, and the repairs. Each part of the diff takes the door of its own file."""
+    changed: dict[str, str] = {}
+    repairs: list[str] = []
+    for named, part in parts(diff):
+        bare = named.split("\t")[0].strip().removeprefix("b/")
+        name = next((name for name in files if bare in (f"{folder}/{name}", name)), None)
+        if name is None:
+            allowed = ", ".join(f"{folder}/{name}" for name in files)
+            raise EditRejected("other_file", f"the diff touches {one_line(bare, 80) or 'no named file'}; allowed: {allowed}")
+        if name in changed:
+            raise EditRejected("many_files", f"the diff has two headers for {name}, one is allowed")
+        changed[name], more = _apply_to_one(files[name], part, f"{folder}/{name}")
+        repairs += more
+    return join(files | changed), repairs
 
 
 def _plain(text: str, rules: Rules, what: str) -> tuple[str, list[str]]:

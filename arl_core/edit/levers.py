@@ -12,6 +12,7 @@ import re
 
 from arl_core.edit.constants import constant_statements
 from arl_core.records import parse_quietly
+from frozen_env.files import is_marked, mark, split_marked
 
 MODULE_LEVEL = "(module)"
 _HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? ")
@@ -29,11 +30,16 @@ def levers(source: str, diff: str) -> tuple[str, ...]:
     found: dict[str, None] = {}
     at = 0  # index of the next old line; lines before the first hunk are the file's header
     in_hunk = False
-    for line in diff.splitlines():
+    first = 0  # line at which the file of the present hunks begins in the text
+    lines = diff.splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("--- a/") and following.startswith("+++ b/"):
+            in_hunk, first = False, _first_line(source, line)
+            continue
         header = _HUNK.match(line)
         if header:
             in_hunk = True
-            at = int(header[1]) - (header[2] != "0")  # a hunk without old lines stands after its line
+            at = first + int(header[1]) - (header[2] != "0")  # a hunk without old lines stands after its line
             continue
         if not in_hunk or line.startswith("\\"):
             continue
@@ -58,6 +64,16 @@ def levers_seen_from(edited: str, diff: str) -> tuple[str, ...]:
         else:
             lines.append(swap.get(line[:1], line[:1]) + line[1:])
     return levers(edited, "\n".join(lines))
+
+
+def _first_line(source: str, header: str) -> int:
+    """Index of the first line of the file that a header names, in a text of several; 0 in a text of one."""
+    if not is_marked(source):
+        return 0
+    for index, line in enumerate(source.split("\n")):
+        if any(header.endswith(f"/{name}") and line == mark(name) for name in split_marked(source) or ()):
+            return index + 1
+    return 0
 
 
 def _name(text: str, place: str | None) -> str:

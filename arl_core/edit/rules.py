@@ -13,7 +13,8 @@ Codes of EditRejected, stable for statistics:
     rename, mode_change, binary, new_file, deleted_file it touches more than the text of the one file
     control_character, long_line, too_large,
     too_many_changes, empty_result, no_change           the text that would result
-    syntax, forbidden_import, missing_definition        the program that would result
+    syntax, forbidden_import, missing_definition,
+    file_marks                                          the program that would result
 """
 
 from __future__ import annotations
@@ -27,31 +28,24 @@ from dataclasses import dataclass
 
 from arl_core.errors import EditRejected
 from arl_core.records import one_line, parse_quietly
+from frozen_env.description import built_in
+from frozen_env.files import split_marked
 
-ALLOWED_IMPORTS = (
-    "torch",
-    "math",
-    "frozen_env",
-    "dataclasses",
-    "typing",
-    "functools",
-    "collections",
-    "itertools",
-    "contextlib",
-)
 _HARMLESS = ("__future__",)  # changes how the file is read, reaches nothing
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What an edit may do. The first three are a campaign's settings, of the same names in arl_core.config."""
+    """What an edit may do. The first three are a campaign's settings, of the same names in arl_core.config; the last two
+    come from the problem's description. Defaults are the built-in problem's.
+    """
 
-    allowed_imports: tuple[str, ...] = ALLOWED_IMPORTS  # top-level; what the file imports already is allowed too
+    allowed_imports: tuple[str, ...] = built_in().imports  # top-level; what the file imports already is allowed too
     max_source_kb: int = 64  # of the edited file; a diff or a completion may be four times that
     max_changed_lines: int = 200  # added plus removed
     max_line_chars: int = 1000
-    path: str = "target/train.py"
-    must_define: tuple[str, ...] = ("build_model",)  # at top level
+    path: str = built_in().path  # of the one file, or of the folder of several
+    must_define: tuple[str, ...] = built_in().keep  # at top level
 
 
 DEFAULT_RULES = Rules()
@@ -83,12 +77,26 @@ def check_source(old: str, new: str, rules: Rules = DEFAULT_RULES) -> None:
     changed, allowed = count_changes(old, new, rules.max_changed_lines), rules.max_changed_lines
     if changed > allowed:
         raise EditRejected("too_many_changes", f"{changed} lines added or removed, {allowed} are allowed")
-    tree = _compiled(new)
-    _check_imports(tree, old, rules)
-    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    trees = []
+    for before, after in _pairs(old, new):
+        trees.append(_compiled(after))
+        _check_imports(trees[-1], before, rules)
+    defined = {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     for name in rules.must_define:
         if name not in defined:
             raise EditRejected("missing_definition", f"{name} is no longer defined at top level")
+
+
+def _pairs(old: str, new: str) -> list[tuple[str, str]]:
+    """Each file before and after. EditRejected file_marks unless the same files are there, in the same order."""
+    before, after = split_marked(old), split_marked(new)
+    if before is None:
+        return [(old, new)]
+    if after is None or list(after) != list(before):
+        raise EditRejected("file_marks", "the lines that separate files must stay as they are")
+    if not all(text.strip() for name, text in after.items() if before[name].strip()):
+        raise EditRejected("empty_result", "nothing is left of a file")
+    return [(before[name], after[name]) for name in before]
 
 
 def count_changes(old: str, new: str, enough: int) -> int:

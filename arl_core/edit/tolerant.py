@@ -83,6 +83,33 @@ def read_diff(text: str, source: str, path: str) -> tuple[list[Hunk], list[str]]
     return _checked(hunks, repairs), list(dict.fromkeys(repairs))
 
 
+def parts(text: str) -> list[tuple[str, str]]:
+    """Cut a diff of several files at its headers: (name behind +++, part). One part without a name when there is none."""
+    lines = split_lines(text)
+    starts = [
+        i for i, line in enumerate(lines[:-2]) if line.startswith("--- ") and lines[i + 1].startswith("+++ ")
+        and lines[i + 2].startswith("@@")
+    ]
+    starts = [i - _git_lines_above(lines, i) for i in starts]
+    if not starts:
+        return [("", text)]
+    bounds = [0, *starts[1:], len(lines)]
+    found = []
+    for first, last in itertools.pairwise(bounds):
+        part = lines[first:last]
+        header = next(line for line in part if line.startswith("+++ "))
+        found.append((header[4:], "\n".join(part) + ("\n" if last < len(lines) else "")))
+    return found
+
+
+def _git_lines_above(lines: list[str], at: int) -> int:
+    """How many lines of git's own header stand right above a file header."""
+    count = 0
+    while at - count > 0 and re.match(r"^(diff --git|index|new file|deleted file|old mode|new mode|similarity|rename)", lines[at - count - 1]):
+        count += 1
+    return count
+
+
 def place_hunks(source: str, hunks: list[Hunk]) -> tuple[str, list[str]]:
     """Return the source with the hunks applied where their old lines stand, nearest to where they say, and the repairs.
 

@@ -14,6 +14,7 @@ import tokenize
 from dataclasses import dataclass
 
 from arl_core.policy.python_lines import HEADERS, INDENT
+from frozen_env.files import is_marked
 
 CONTINUES = {"elif", "else", "except", "finally", "case"}  # they belong to a statement above
 LEFT_ALONE = {"import", "from", "@", "try", "match", "async"}  # outside the grammar of REPLACE
@@ -113,6 +114,8 @@ def searchable_runs(source: str, max_lines: int, max_chars: int = 240) -> list[R
             header = _header_that_must_end(found, a, b)
             text = "".join(lines[start.first : found[b].last + 1])
             if header is None or all(s.prose for s in inside) or any(s.word in LEFT_ALONE for s in inside):
+                continue
+            if is_marked(text):  # it reaches from one file into the next
                 continue
             if len(text) > max_chars or not text.endswith("\n") or _occurrences(source, text) != 1:
                 continue

@@ -66,7 +66,7 @@ def curves(experiments: Sequence[Experiment], reports: Curves) -> Figure | None:
     axes.set_ylim(low - 0.06 * (high - low + 0.1), high + 0.6 * (high - low + 0.1))
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     axes.set_xlabel("share of the training budget")
-    axes.set_ylabel("training loss, nats per token (self-reported)")
+    axes.set_ylabel("training loss (self-reported)")
     axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(-0.01, 1.0), borderaxespad=0.2)
     return figure
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from arl_core.edit import named_path
 from arl_core.errors import ConfigError
 from arl_core.records import one_line, visible
 from arl_core.report import findings, words
 from arl_core.report.findings import Answer, figure_of
 from arl_core.report.source import CampaignData
 from arl_core.report.words import number, signed
+from frozen_env.files import split_marked
 
 
 def export_best(data: CampaignData, folder: Path) -> Path:
-    """Write train.py, best.diff and REVIEW.md into `folder` and return it. Nothing else is touched.
+    """Write the edited files, best.diff and REVIEW.md into `folder` and return it. Nothing else is touched.
 
     Raises ConfigError when the campaign has no scored program yet, or when `folder` holds other files of these names
     that a report did not write.
@@ -22,10 +24,15 @@ def export_best(data: CampaignData, folder: Path) -> Path:
     if found.best is None or found.start is None or not found.best.source:
         raise ConfigError(f"campaign {data.campaign.id} has no scored program yet; export it when it has one")
     sheet = folder / "REVIEW.md"
-    if (folder / "train.py").exists() and not sheet.exists():
-        raise ConfigError(f"{folder} holds a train.py that no report wrote; give --export-best another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "train.py").write_text(found.best.source, encoding="utf-8", errors="replace", newline="")
+    files = split_marked(found.best.source) or {
+        Path(named_path(found.best.diff, found.best.source)).name: found.best.source
+    }
+    for name in files:
+        if (folder / name).exists() and not sheet.exists():
+            raise ConfigError(f"{folder} holds a {name} that no report wrote; give --export-best another folder")
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8", errors="replace", newline="")
     (folder / "best.diff").write_text(found.diff, encoding="utf-8", errors="replace", newline="")
     sheet.write_text(_sheet(data, found), encoding="utf-8", errors="replace")
     return folder
@@ -35,6 +42,7 @@ def _sheet(data: CampaignData, found: Answer) -> str:
     assert found.best is not None
     assert found.start is not None
     best, campaign = found.best, data.campaign
+    path = named_path(best.diff, best.source)
     seen = f"confirmed on {best.confirmations} fresh seeds" if found.confirmed else "a single run, not confirmed"
     lines = [
         f"# Review of experiment {best.index}",
@@ -45,7 +53,7 @@ def _sheet(data: CampaignData, found: Answer) -> str:
         f"- {data.metric}: {number(figure_of(found.start))} → {number(figure_of(best))}, {seen}",
         f"- lines changed: {_changed_lines(found.diff)}; parent: experiment {best.parent_index}",
         f"- sandbox: {one_line(best.sandbox, 40) or 'not recorded'}",
-        f"- peak memory {best.peak_memory_mb:.0f} MiB, {best.tokens:,} training tokens",
+        f"- peak memory {best.peak_memory_mb:.0f} MiB" + (f", {best.tokens:,} training tokens" if best.tokens else ""),
         "",
         "## Steps from the seed",
         "",
@@ -63,7 +71,7 @@ def _sheet(data: CampaignData, found: Answer) -> str:
     lines += ["", "## Apply it", "", "Nothing was applied. From the repository's root, after reading the diff:", ""]
     lines += ["    git apply --check best.diff && git apply best.diff", ""]
     lines += [
-        "The diff is against the campaign's experiment 0: `target/train.py` with the preset's constants. Where it does not",
+        f"The diff is against the campaign's experiment 0: `{path}` with the preset's constants. Where it does not",
         "apply, the file has other constants there: carry the change over by hand.",
     ]
     return "\n".join(lines) + "\n"

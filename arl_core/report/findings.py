@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from arl_core.edit import canonical_diff, levers, summarise
+from arl_core.edit import canonical_diff, levers, named_path, summarise
 from arl_core.records import Experiment
 from frozen_env.contract import Direction, Status, is_better
 
@@ -136,7 +136,8 @@ def answer(experiments: Sequence[Experiment]) -> Answer:
         return Answer(start, best)
     # A long list of edits is cut at a place of its own in the page, not by the one-line limit of tables.
     words = summarise(start.source, best.source, limit=600) if start.source and best.source else best.summary
-    diff = canonical_diff(start.source, best.source) if start.source and best.source else best.diff
+    known = start.source and best.source
+    diff = canonical_diff(start.source, best.source, named_path(best.diff, best.source)) if known else best.diff
     return Answer(start, best, gain_over(last, first, best.direction), words, diff)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from arl_core import theory
-from arl_core.edit import changed_constants, levers
+from arl_core.edit import changed_constants, levers, named_path
 from arl_core.records import Experiment, one_line, utc_now, visible
 from arl_core.report import evidence, findings, words
 from arl_core.report.figures import duration
@@ -17,6 +18,8 @@ from arl_core.report.source import CampaignData
 from arl_core.report.style import WORDS
 from arl_core.report.words import number, percent, signed
 from frozen_env.contract import Status
+from frozen_env.description import BUILT_IN
+from frozen_env.files import split_marked
 
 MOST_IMPROVEMENTS = 15
 MOST_IN_HERO = 8
@@ -271,7 +274,7 @@ def _row(one: Experiment) -> dict[str, Any]:
 
 
 def _commands(data: CampaignData, found: Answer) -> list[str]:
-    name, preset = one_line(data.campaign.id, 80), one_line(data.campaign.preset, 40)
+    name = one_line(data.campaign.id, 80)
     lines = [
         f"python -m flows.report {name} --export-best best/     # the best program, its diff, a review sheet",
         f"python -m flows.research --resume {name} --iterations N     # go on",
@@ -279,9 +282,19 @@ def _commands(data: CampaignData, found: Answer) -> list[str]:
     if found.best is not None:
         lines.insert(
             1,
-            f"python -m frozen_env run --source best/train.py --preset {preset} --seed 1 --out /tmp/again     # another seed",
+            f"python -m frozen_env run {_again(data, found)} --seed 1 --out /tmp/again     # another seed",
         )
     return lines
+
+
+def _again(data: CampaignData, found: Answer) -> str:
+    """The words of a command that run the exported program in its environment."""
+    assert found.best is not None
+    problem = str(dict(data.campaign.config.get("environment") or {}).get("problem", BUILT_IN))
+    several = split_marked(found.best.source) is not None
+    source = "best" if several else f"best/{Path(named_path(found.best.diff, found.best.source)).name}"
+    where = f"--preset {one_line(data.campaign.preset, 40)}" if problem == BUILT_IN else f"--problem {one_line(problem, 80)}"
+    return f"--source {one_line(source, 80)} {where}"
 
 
 def _settings(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

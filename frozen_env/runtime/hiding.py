@@ -51,26 +51,29 @@ def _found(hidden: Iterable[str], readable: Sequence[str]) -> list[tuple[str, st
     return found
 
 
-def hide(hidden: Sequence[Path]) -> None:
-    """Take the reading of these real paths from this process, for good. Call where no_new_privs is set already.
+def rules_without(hidden: Sequence[Path]) -> int:
+    """Return a ruleset under which these real paths cannot be read. Made while folders can still be listed.
 
     Raises SandboxUnavailable when the kernel refuses.
     """
     ruleset = _call(CREATE_RULESET, ctypes.create_string_buffer(struct.pack("=Q", READ_FILE), 8), 8, 0)
-    try:
-        for path in neighbours(hidden):
-            try:
-                fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except OSError:
-                continue  # vanished meanwhile, or not ours to see
-            try:
-                rule = ctypes.create_string_buffer(struct.pack("=Qi", READ_FILE, fd), 12)
-                _call(ADD_RULE, ruleset, PATH_BENEATH, rule, 0)
-            finally:
-                os.close(fd)
-        _call(RESTRICT_SELF, ruleset, 0)
-    finally:
-        os.close(ruleset)
+    for path in neighbours(hidden):
+        try:
+            fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue  # vanished meanwhile, or not ours to see
+        try:
+            rule = ctypes.create_string_buffer(struct.pack("=Qi", READ_FILE, fd), 12)
+            _call(ADD_RULE, ruleset, PATH_BENEATH, rule, 0)
+        finally:
+            os.close(fd)
+    return ruleset
+
+
+def obey(ruleset: int) -> None:
+    """Put a ruleset on this process, for good, and close it. Call where no_new_privs is set already."""
+    _call(RESTRICT_SELF, ruleset, 0)
+    os.close(ruleset)
 
 
 def neighbours(hidden: Sequence[Path]) -> list[str]:

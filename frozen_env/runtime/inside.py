@@ -11,6 +11,7 @@ import random
 import runpy
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from mmap import mmap
@@ -51,12 +52,13 @@ def _dup_above(fd: int, least: int) -> int:
 
 def by_landlock(order: Order, spec: EnvironmentSpec) -> None:
     visible, found = os.environ.get("CUDA_VISIBLE_DEVICES"), gpus.listed() if spec.device == "cuda" else []
+    without = hiding.rules_without(hiding.places(order.hidden, sandbox.readable_paths())) if order.hidden else None
     sandbox.confine_files(
         readable=[*order.readable, *gpus.readable_paths(found)],
         writable=[order.scratch, *gpus.writable_paths(visible, found)],
     )
-    if order.hidden:
-        hiding.hide(hiding.places(order.hidden, sandbox.readable_paths()))
+    if without is not None:
+        hiding.obey(without)
 
 
 def run(order: Order, spec: EnvironmentSpec, *, confine: Confine | None) -> NoReturn:
@@ -143,7 +145,7 @@ def clean_environment(order: Order, spec: EnvironmentSpec) -> dict[str, str]:
 def _work(order: Order, spec: EnvironmentSpec, channel: Channel, buffers: list[mmap]) -> None:
     """Run train.py as a script, joined to the run; or, in a worker, as a module whose model answers; or become a command."""
     if order.command:
-        _become_command(order.command, channel)
+        _become_command(order.command, channel, spec.budget_s if order.kind == "candidate" else 0.0)
     sys.path.insert(0, str(Path(order.source).parent))  # where its other editable files are
     _seed_torch(spec, order.seed)
     run = client.Run(
@@ -163,9 +165,11 @@ def _work(order: Order, spec: EnvironmentSpec, channel: Channel, buffers: list[m
     worker.answer(channel, namespace["build_model"], order.weights, inputs=buffers[0], outputs=buffers[1])
 
 
-def _become_command(command: list[str], channel: Channel) -> NoReturn:
+def _become_command(command: list[str], channel: Channel, budget_s: float) -> NoReturn:
     """Turn into the program. Confinement stays: it is this process's, for good. `python` is the one that we run on."""
     channel.close()
+    if budget_s:
+        os.environ["ARL_ENDS_AT"] = f"{time.monotonic() + budget_s:.3f}"  # one clock for all processes of a machine
     program = sys.executable if command[0] in ("python", "python3") else command[0]
     sys.stdout.flush()
     try:

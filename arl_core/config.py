@@ -41,7 +41,9 @@ class PromptSettings(Settings):
 
     recent: int = Field(32, ge=0, le=256, description="most recent experiments shown")
     top: int = Field(5, ge=0, le=64, description="best experiments shown")
-    agenda: str = Field(shown(built_in().agenda), description="the research agenda, a Markdown file that the human edits")
+    agenda: str = Field(
+        shown(built_in().agenda), description="the research agenda, a Markdown file that the human edits"
+    )
 
 
 class EditSettings(Settings):

@@ -3,6 +3,7 @@
 python -m flows.research --preset embedded --iterations 8
 python -m flows.research --preset embedded --resume latest --iterations 16
 python -m flows.research --preset embedded --set environment.budget_s=10 --set seed=3
+python -m flows.research --problem examples/digits --iterations 8
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from flows.signals import ending_on_sigterm
 from flows.start import plan
 from flows.summary import print_summary
 from frozen_env.contract import ResearchError
+from frozen_env.description import locate, shown
 from tasks.track import is_open, prepare, track_campaign
 
 
@@ -41,7 +43,7 @@ def research(
 ) -> dict[str, Any]:
     """Run a campaign to its last iteration and return its id, its best value and the experiments by status.
 
-    `settings` are dotted overrides, e.g. {"environment.budget_s": 20}. `resume` is a campaign id or "latest": its own
+    `settings` are dotted overrides, e.g. {"environment.budget_s": 20, "environment.problem": "examples/digits"}. `resume` is a campaign id or "latest": its own
     settings then hold, and those that would make its experiments incomparable cannot be overridden. A preset that
     `continues` (overnight) goes on with its latest campaign; `fresh` starts anew.
     """
@@ -102,6 +104,7 @@ def _tracked(session: Session) -> Iterator[None]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.research", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--preset", default="embedded", help=f"one of: {', '.join(preset_names())} (default: embedded)")
+    parser.add_argument("--problem", metavar="FOLDER", help="a problem of your own (docs/problems.md)")
     parser.add_argument("--iterations", type=int, help="experiments after experiment 0 (default: the preset's)")
     parser.add_argument("--resume", metavar="ID", help='go on with a campaign: its id, or "latest"')
     parser.add_argument(
@@ -112,7 +115,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        chosen = (options.preset, options.iterations, options.resume, parse_overrides(options.set), options.fresh)
+        settings: dict[str, Any] = {}
+        if options.problem is not None:
+            settings["environment.problem"] = shown(locate(options.problem))
+        settings |= parse_overrides(options.set)
+        chosen = (options.preset, options.iterations, options.resume, settings, options.fresh)
         make_servers_mortal()
         with ending_on_sigterm():  # inside a flow Prefect listens
             preflight(plan(*chosen))

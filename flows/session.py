@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from arl_core.campaign_lock import campaign_lock
 from arl_core.config import CampaignConfig
-from arl_core.edit import canonical_diff
+from arl_core.edit import canonical_diff, named_path
 from arl_core.errors import ConfigError, PolicyError
 from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment, State, utc_now
@@ -34,8 +34,10 @@ from flows.nodes import NodeSlots
 from flows.slots import LocalSlots, Slots
 from flows.start import Start, flow_run_id
 from frozen_env import manifest
+from frozen_env.check import get_ready
+from frozen_env.description import BUILT_IN
 from frozen_env.fetch import data_dir
-from frozen_env.problem.data import load
+from frozen_env.files import join
 from tasks.show import LEADERS, Picture, UiArtifacts
 from tasks.update import CHECKPOINTS_KEPT
 
@@ -49,6 +51,7 @@ SANDBOX_OFF = (
     "WARNING: THE SANDBOX IS OFF. Every candidate can read, write, send and end whatever you can. "
     "It is recorded on every result of this campaign."
 )
+NO_CURVE = "this problem has no training curve (run.curve): no run is stopped early"
 MIN_FREE_MB = 512  # a candidate's weights, a policy checkpoint and logs
 
 log = logging.getLogger(__name__)
@@ -157,7 +160,7 @@ class Session:
         if best is not None:
             leaders = (best, *(one for one in leaders if one.index != best.index))
             first = (self.folder / "seed_train.py").read_text(encoding="utf-8")
-            diff = canonical_diff(first, best.source)
+            diff = canonical_diff(first, best.source, named_path(best.diff, best.source))
         return Picture(self.campaign.id, index, self.last_index, leaders[:LEADERS], diff)
 
     def state(self) -> State:
@@ -207,6 +210,8 @@ def open_session(start: Start) -> Iterator[Session]:
         display = stack.enter_context(open_display(campaign.id, config))
         if local.sandbox == "OFF":
             display.say(SANDBOX_OFF)
+        if not config.problem().has_curve:
+            display.say(NO_CURVE)
         slots: Slots = local
         if config.nodes.deployment:
             local.close()
@@ -232,7 +237,7 @@ def preflight(start: Start) -> None:
     """Find what would stop a campaign before a server is started for it. Raises what open_session() would."""
     config = start.config
     manifest.verify()
-    load(config.environment, data_dir())
+    get_ready(config.environment, data_dir(), functools.partial(print, flush=True))
     read_source(config)
     memory_path = ROOT / config.memory
     memory_path.parent.mkdir(parents=True, exist_ok=True)
@@ -243,27 +248,36 @@ def preflight(start: Start) -> None:
 
 
 def read_source(config: CampaignConfig) -> str:
-    """Return the target with the preset's constants written into it: experiment 0."""
+    """Return the target with the description's or preset's constants written into it: experiment 0."""
     from arl_core.edit import write_constants
 
     path = ROOT / config.source
     try:
-        source = path.read_text(encoding="utf-8")
+        if path.is_dir():
+            source = join({name: (path / name).read_text(encoding="utf-8") for name in config.problem().files})
+        else:
+            source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the target {path}: {error}; set source to a readable train.py") from error
+        raise ConfigError(f"cannot read the target {path}: {error}; set source to a readable file or folder") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     return write_constants(source, config.target)
 
 
 def new_campaign(memory: Memory, environment_digest: str, config: CampaignConfig) -> Campaign:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    problem = config.problem()
+    line = config.preset if config.environment.problem == BUILT_IN else problem.name
     campaign = Campaign(
-        id=f"{config.preset}-{stamp}-{secrets.token_hex(2)}",
+        id=f"{line}-{stamp}-{secrets.token_hex(2)}",
         preset=config.preset,
         config=config.to_json(),
         environment_digest=environment_digest,
         seed=config.seed,
         started_at=utc_now(),
-        problem="language_model",
+        problem=problem.name,
+        metric=problem.metric,
+        direction=problem.direction,
     )
     memory.create_campaign(campaign)
     return campaign

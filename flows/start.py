@@ -20,6 +20,7 @@ from arl_core.memory import Memory
 from arl_core.records import Campaign
 from arl_core.stop_conditions import deadline
 from flows.surroundings import ROOT
+from frozen_env.description import BUILT_IN
 
 # What would make a campaign's experiments incomparable
 FIXED = ("environment.", "target.", "seed", "source", "confirm.")
@@ -66,7 +67,7 @@ def plan(preset: str, iterations: int | None, resume: str | None, settings: dict
             return Start(override(campaign.config, overrides), campaign.id, first, config.continues)
         if fresh or not config.continues:
             return Start(config, per_start=config.continues)
-        line = next((one for one in reversed(memory.campaigns()) if one.preset == preset), None)
+        line = next((one for one in reversed(memory.campaigns()) if _continues(one, config)), None)
     if line is None:
         return Start(config, per_start=True)
     overrides["iterations"] = config.iterations
@@ -77,6 +78,12 @@ def flow_run_id() -> str:
     """The id of the flow run that we are in; '' outside."""
     context = FlowRunContext.get()
     return str(context.flow_run.id) if context and context.flow_run else ""
+
+
+def _continues(one: Campaign, config: CampaignConfig) -> bool:
+    """Whether a campaign is of the same line of research: preset and problem."""
+    problem = dict(one.config.get("environment") or {}).get("problem", BUILT_IN)
+    return one.preset == config.preset and problem == config.environment.problem
 
 
 def _begun_by_this_flow_run(memory: Memory) -> tuple[Campaign, int] | None:

@@ -52,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def with_preset(one: argparse.ArgumentParser) -> None:
         one.add_argument("--preset", choices=preset_names(), help="of the built-in problem (default: embedded)")
-        one.add_argument("--problem", type=Path, metavar="FOLDER", help="a problem's folder (default: the built-in one)")
+        one.add_argument(
+            "--problem", type=Path, metavar="FOLDER", help="a problem's folder (default: the built-in one)"
+        )
         one.add_argument(
             "--set",
             action="append",
@@ -68,16 +70,22 @@ def _parser() -> argparse.ArgumentParser:
     with_preset(prepare_command)
     run = command("run", _run, "Train and score one candidate under the frozen environment.")
     with_preset(run)
-    run.add_argument("--source", type=Path, help="the candidate: a file, or a folder (default: the problem's own files)")
+    run.add_argument(
+        "--source", type=Path, help="the candidate: a file, or a folder (default: the problem's own files)"
+    )
     run.add_argument("--out", type=Path, required=True, help="folder for result.json, the log and the weights")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--json", action="store_true", help="print the result as the last line")
-    checking = command("check", _check, "Say in sentences what a problem's folder lacks; exit code 1 when there is anything.")
+    checking = command(
+        "check", _check, "Say in sentences what a problem's folder lacks; exit code 1 when there is anything."
+    )
     checking.add_argument("folder", type=Path, metavar="FOLDER")
     checking.add_argument("--no-trial", action="store_true", help="do not train and score the files as they are")
     checking.add_argument("--data", type=Path, default=data_dir(), help="data folder (default: $ARL_DATA or ./data)")
     verifying = command("verify", _verify, "Check every frozen file against MANIFEST.sha256.")
-    verifying.add_argument("--problem", type=Path, metavar="FOLDER", help="a problem's folder (default: the built-in one)")
+    verifying.add_argument(
+        "--problem", type=Path, metavar="FOLDER", help="a problem's folder (default: the built-in one)"
+    )
     manifest_command = command("manifest", _manifest, "Show the checksums of the frozen files; with --write, pin them.")
     manifest_command.add_argument("--write", action="store_true")
     manifest_command.add_argument("--problem", type=Path, metavar="FOLDER", help="those of a problem's folder")

@@ -1,7 +1,8 @@
 """Does a problem's folder keep the contract? Every answer is a sentence that names the field and the remedy.
 
-    check(folder, data_dir, say)    the command: all of it, a trial run included; returns an exit code
-    complaints(folder, scratch)     what can be known without running a candidate: a campaign asks it before it begins
+check(folder, data_dir, say)    the command: all of it, a trial run included; returns an exit code
+complaints(description)         what can be known without running a candidate
+get_ready(spec, data_dir, say)  the same, and the data prepared: what a campaign asks before it begins
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from frozen_env import frozen_code, manifest
-from frozen_env.contract import Cause, FrozenEnvError, ManifestError, ResearchError, RunResult
-from frozen_env.description import Description, look
+from frozen_env.contract import Cause, FrozenEnvError, ManifestError, ProblemError, ResearchError, RunResult
+from frozen_env.description import Description, look, read
 from frozen_env.files import join
 from frozen_env.frozen_code import CodeFailed
-from frozen_env.problems import HELD_OUT, SERVED, TRAINING, make, prepare, verify
+from frozen_env.problems import HELD_OUT, SERVED, TRAINING, make, prepare, prepared_folder, verify
 from frozen_env.runtime import hiding, sandbox
 from frozen_env.runtime.supervisor import Host
 from frozen_env.spec import EnvironmentSpec, read_preset
@@ -51,6 +52,24 @@ def complaints(description: Description) -> list[str]:
     else:
         found += _served_code(description)
     return found
+
+
+def get_ready(spec: EnvironmentSpec, data_dir: Path, say: Say) -> None:
+    """Find what is wrong with a problem before a campaign begins, and prepare its data where that takes seconds.
+
+    Raises ProblemError with every complaint, ManifestError or DataMissing. What was found in order is not looked at again
+    until a frozen file changes.
+    """
+    description = read(spec.problem)
+    if description.way == "command":
+        manifest.verify_problem(description)
+        seen = prepared_folder(description, data_dir).with_suffix(".checked")
+        found = _sources(description) if seen.exists() else complaints(description)
+        if found:
+            raise ProblemError("\n".join(found))
+        prepare(spec, data_dir, say)
+        seen.touch()
+    verify(spec, data_dir)
 
 
 def _edits(description: Description) -> str:
@@ -114,9 +133,7 @@ def _frozen_code(description: Description) -> list[str]:
     code = description.folder / description.code
     try:
         values = [
-            value
-            for _ in range(2)
-            for value in frozen_code.call(code, "sample", [], description.limit_s)["values"]
+            value for _ in range(2) for value in frozen_code.call(code, "sample", [], description.limit_s)["values"]
         ]
         if len(set(values)) > 1:
             shown = " and ".join(f"{value:.6g}" for value in sorted(set(values))[:2])
@@ -137,10 +154,16 @@ def _compare(first: Path, second: Path, code: str) -> list[str]:
     found = []
     for part, function in ((TRAINING, "training_data"), (HELD_OUT, "held_out")):
         if frozen_code.checksums(first / part) != frozen_code.checksums(second / part):
-            found.append(f"{function}() in {code} wrote other files the second time; fix its seed, and write no time stamps")
-    shared = set(frozen_code.checksums(first / TRAINING).values()) & set(frozen_code.checksums(first / HELD_OUT).values())
+            found.append(
+                f"{function}() in {code} wrote other files the second time; fix its seed, and write no time stamps"
+            )
+    shared = set(frozen_code.checksums(first / TRAINING).values()) & set(
+        frozen_code.checksums(first / HELD_OUT).values()
+    )
     if shared:
-        found.append(f"training_data() and held_out() in {code} wrote the same file; held-out inputs must not be trained on")
+        found.append(
+            f"training_data() and held_out() in {code} wrote the same file; held-out inputs must not be trained on"
+        )
     return found
 
 

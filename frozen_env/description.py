@@ -297,7 +297,9 @@ class _Reader:
             self._complain(name, f"is no regular expression: {error}; got {value!r}")
             return None
         if not groups:
-            self._complain(name, f"has no group: put parentheses around the loss, as in 'loss ([0-9.]+)'; got {value!r}")
+            self._complain(
+                name, f"has no group: put parentheses around the loss, as in 'loss ([0-9.]+)'; got {value!r}"
+            )
             return None
         return value
 
@@ -308,7 +310,11 @@ class _Reader:
 
     def _is_inside(self, name: str, value: str) -> bool:
         parts = PurePosixPath(value)
-        if parts.is_absolute() or ".." in parts.parts or not (self.folder / value).resolve().is_relative_to(self.folder):
+        if (
+            parts.is_absolute()
+            or ".." in parts.parts
+            or not (self.folder / value).resolve().is_relative_to(self.folder)
+        ):
             self._complain(name, f"names {value!r}, which lies outside the folder; use a path inside {self.folder}")
             return False
         if str(parts) != value or "\\" in value or any(ord(char) < 33 for char in value):
@@ -348,13 +354,21 @@ class _Reader:
         if code is None or not self._is_inside("frozen.code", code):
             return
         if code in files:
-            self._complain("edit.files", f"names {code!r}, the frozen code: a candidate could edit its own score; remove it")
+            self._complain(
+                "edit.files", f"names {code!r}, the frozen code: a candidate could edit its own score; remove it"
+            )
         if code in given:
-            self._complain("run.given", f"names {code!r}, the frozen code: a candidate could read the answers; remove it")
+            self._complain(
+                "run.given", f"names {code!r}, the frozen code: a candidate could read the answers; remove it"
+            )
         if not (self.folder / code).is_file():
-            self._complain("frozen.code", f"is {code!r}, but {self.folder / code} is no file; write it (docs/problems.md)")
+            self._complain(
+                "frozen.code", f"is {code!r}, but {self.folder / code} is no file; write it (docs/problems.md)"
+            )
         if not (self.folder / "AGENDA.md").is_file():
-            self.complaints.append(f"{self.folder / 'AGENDA.md'} is missing; write in Markdown what to try, a line is enough")
+            self.complaints.append(
+                f"{self.folder / 'AGENDA.md'} is missing; write in Markdown what to try, a line is enough"
+            )
 
     def _check_environment(self, found: dict[str, Any], commanded: bool) -> None:
         environment = found["environment"] or {}
@@ -379,4 +393,3 @@ def _read_text(path: Path, name: str) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ProblemError(f"cannot read {path}: {error}; correct {name} in {FILE}, or the file") from error
-

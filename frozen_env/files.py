@@ -33,7 +33,10 @@ def join(files: Mapping[str, str]) -> str:
     for name, text in files.items():
         if is_marked(text):
             raise ValueError(f"{name} holds a line like {mark('NAME')!r}, which separates files; change that line")
-    return "".join(f"{mark(name)}\n{text if text.endswith(chr(10)) or not text else text + chr(10)}" for name, text in files.items())
+    return "".join(
+        f"{mark(name)}\n{text if text.endswith(chr(10)) or not text else text + chr(10)}"
+        for name, text in files.items()
+    )
 
 
 def split(text: str, names: Sequence[str]) -> dict[str, str]:

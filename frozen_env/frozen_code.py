@@ -78,7 +78,9 @@ def call(code: Path, action: str, words: Sequence[str], limit_s: float) -> dict[
         text = answers.read(1 << 20)
     if not text:
         lines = errors.decode("utf-8", "replace").strip().splitlines()
-        raise CodeFailed(f"{code.name} ended without an answer: {lines[-1][:300] if lines else 'no output'}; run it by hand")
+        raise CodeFailed(
+            f"{code.name} ended without an answer: {lines[-1][:300] if lines else 'no output'}; run it by hand"
+        )
     answer: dict[str, Any] = json.loads(text)
     if "failed" in answer:
         raise CodeFailed(answer["failed"])
@@ -160,7 +162,9 @@ def _score(module: ModuleType, predictions: Any) -> float:
         kind = "a string" if isinstance(value, str) else f"a {type(value).__name__}"
         raise CodeFailed(f"score() in {file} returned {kind}, {str(value)[:60]!r}; return the metric as a float")
     if not math.isfinite(value):
-        raise CodeFailed(f"score() in {file} returned {float(value)}; return a finite number, or raise ValueError with a reason")
+        raise CodeFailed(
+            f"score() in {file} returned {float(value)}; return a finite number, or raise ValueError with a reason"
+        )
     return float(value)
 
 

@@ -37,7 +37,7 @@ def prepare(spec: EnvironmentSpec, data_dir: Path, say: Say = lambda _: None) ->
     if problem.way == "served":
         _served(problem, "prepare")(spec, data_dir, say)
         return
-    folder = _folder(problem, data_dir)
+    folder = prepared_folder(problem, data_dir)
     if folder.is_dir():
         return
     say(f"preparing the data of {problem.name}")
@@ -63,7 +63,9 @@ def make(problem: Description, folder: Path) -> None:
         raise ProblemError(str(error)) from error
     for part, function in ((TRAINING, "training_data"), (HELD_OUT, "held_out")):
         if not any(path.is_file() for path in (folder / part).rglob("*")):
-            raise ProblemError(f"{function}() in {problem.code} wrote no file into the folder that it was given; write one")
+            raise ProblemError(
+                f"{function}() in {problem.code} wrote no file into the folder that it was given; write one"
+            )
 
 
 def verify(spec: EnvironmentSpec, data_dir: Path) -> None:
@@ -105,7 +107,7 @@ def _served(problem: Description, name: str) -> Callable[..., Any]:
     return found
 
 
-def _folder(problem: Description, data_dir: Path) -> Path:
+def prepared_folder(problem: Description, data_dir: Path) -> Path:
     """Where prepared data lie: named by the frozen files, so that changed code never meets the data of the old."""
     digest = hashlib.sha256(manifest.render(problem.folder, problem.frozen_files()).encode()).hexdigest()
     return data_dir / "problem" / f"{problem.name}-{digest[:12]}"
@@ -118,7 +120,7 @@ class CommandProblem:
         self.metric: str = problem.metric
         self.direction: Direction = problem.direction
         self._problem = problem
-        folder = _folder(problem, data_dir)
+        folder = prepared_folder(problem, data_dir)
         again = f"run: python -m flows.setup --problem {problem.folder}"
         if not (folder / MANIFEST).is_file():
             raise DataMissing(f"the data of {problem.name} are not prepared in {folder}; {again}")

@@ -61,7 +61,9 @@ def diagnostics(recent: list[Experiment], config: CampaignConfig) -> list[str]:
                 f"({one.tokens / trained_s:.0f} tokens/s), {one.peak_memory_mb:.0f} MiB"
             ]
         if trained_s > 0:  # data that nobody counts
-            return [f"last run #{one.index}: {trained_s:.0f} of {config.environment.budget_s:.0f} s, {one.peak_memory_mb:.0f} MiB"]
+            return [
+                f"last run #{one.index}: {trained_s:.0f} of {config.environment.budget_s:.0f} s, {one.peak_memory_mb:.0f} MiB"
+            ]
     return []
 
 

@@ -76,7 +76,9 @@ def _apply_to_each(files: dict[str, str], patch: unidiff.PatchSet) -> dict[str, 
     for one in patch:
         name = next((name for name in files if one.path == name or one.path.endswith(f"/{name}")), None)
         if name is None or name in changed:
-            raise EditRejected("bad_diff", f"the diff names {one_line(one.path, 80)}, which is none of {', '.join(files)}")
+            raise EditRejected(
+                "bad_diff", f"the diff names {one_line(one.path, 80)}, which is none of {', '.join(files)}"
+            )
         changed[name] = "".join(_apply(_ended(files[name]), list(one)))
     return changed
 

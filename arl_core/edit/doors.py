@@ -69,7 +69,9 @@ def _apply_to_files(files: dict[str, str], diff: str, folder: str) -> tuple[str,
         name = next((name for name in files if bare in (f"{folder}/{name}", name)), None)
         if name is None:
             allowed = ", ".join(f"{folder}/{name}" for name in files)
-            raise EditRejected("other_file", f"the diff touches {one_line(bare, 80) or 'no named file'}; allowed: {allowed}")
+            raise EditRejected(
+                "other_file", f"the diff touches {one_line(bare, 80) or 'no named file'}; allowed: {allowed}"
+            )
         if name in changed:
             raise EditRejected("many_files", f"the diff has two headers for {name}, one is allowed")
         changed[name], more = _apply_to_one(files[name], part, f"{folder}/{name}")

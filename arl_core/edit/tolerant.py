@@ -87,8 +87,9 @@ def parts(text: str) -> list[tuple[str, str]]:
     """Cut a diff of several files at its headers: (name behind +++, part). One part without a name when there is none."""
     lines = split_lines(text)
     starts = [
-        i for i, line in enumerate(lines[:-2]) if line.startswith("--- ") and lines[i + 1].startswith("+++ ")
-        and lines[i + 2].startswith("@@")
+        i
+        for i, line in enumerate(lines[:-2])
+        if line.startswith("--- ") and lines[i + 1].startswith("+++ ") and lines[i + 2].startswith("@@")
     ]
     starts = [i - _git_lines_above(lines, i) for i in starts]
     if not starts:
@@ -105,7 +106,9 @@ def parts(text: str) -> list[tuple[str, str]]:
 def _git_lines_above(lines: list[str], at: int) -> int:
     """How many lines of git's own header stand right above a file header."""
     count = 0
-    while at - count > 0 and re.match(r"^(diff --git|index|new file|deleted file|old mode|new mode|similarity|rename)", lines[at - count - 1]):
+    while at - count > 0 and re.match(
+        r"^(diff --git|index|new file|deleted file|old mode|new mode|similarity|rename)", lines[at - count - 1]
+    ):
         count += 1
     return count
 

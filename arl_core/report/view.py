@@ -293,7 +293,11 @@ def _again(data: CampaignData, found: Answer) -> str:
     problem = str(dict(data.campaign.config.get("environment") or {}).get("problem", BUILT_IN))
     several = split_marked(found.best.source) is not None
     source = "best" if several else f"best/{Path(named_path(found.best.diff, found.best.source)).name}"
-    where = f"--preset {one_line(data.campaign.preset, 40)}" if problem == BUILT_IN else f"--problem {one_line(problem, 80)}"
+    where = (
+        f"--preset {one_line(data.campaign.preset, 40)}"
+        if problem == BUILT_IN
+        else f"--problem {one_line(problem, 80)}"
+    )
     return f"--source {one_line(source, 80)} {where}"
 
 

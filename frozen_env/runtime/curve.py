@@ -13,7 +13,9 @@ from typing import Any
 from frozen_env.runtime.channel import ProtocolError
 
 LINE_CHARS = 1000  # a longer line is looked at up to here
-LOOK_LIMIT_S = 0.5  # for one piece of output: some expressions take for ever on some lines, and a candidate picks the lines
+LOOK_LIMIT_S = (
+    0.5  # for one piece of output: some expressions take for ever on some lines, and a candidate picks the lines
+)
 
 Take = Callable[[int, float, float | None], None]
 

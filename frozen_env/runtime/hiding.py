@@ -95,5 +95,7 @@ def _call(number: int, *arguments: object) -> int:
     found = int(_libc.syscall(ctypes.c_long(number), *words))
     if found < 0:
         code = ctypes.get_errno()
-        raise SandboxUnavailable(f"run.hidden cannot be kept: Landlock refuses ({os.strerror(code)}); use a newer kernel")
+        raise SandboxUnavailable(
+            f"run.hidden cannot be kept: Landlock refuses ({os.strerror(code)}); use a newer kernel"
+        )
     return found

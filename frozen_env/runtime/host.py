@@ -61,7 +61,9 @@ class Caller:
         return messages
 
 
-def serve(spec: EnvironmentSpec, load: Callable[[], tuple[Problem, str]], *, torch: bool, files: tuple[str, ...]) -> None:
+def serve(
+    spec: EnvironmentSpec, load: Callable[[], tuple[Problem, str]], *, torch: bool, files: tuple[str, ...]
+) -> None:
     """Answer run requests until the caller goes away. `load` returns the problem and the environment's digest; `torch`
     says whether candidates want it, `files` are those that a source consists of.
 

@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import json
 import os
-import signal
 import shutil
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,6 @@ from frozen_env.files import split
 from frozen_env.runtime import disk, processes
 from frozen_env.runtime.channel import Channel
 from frozen_env.runtime.seccomp import ProcessListener
-
 
 DATA, INPUTS = "data", "inputs"  # what a command finds beside its files: training data, held-out inputs
 

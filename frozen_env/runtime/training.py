@@ -210,7 +210,6 @@ class _Watch:
             self.run.finish(Ending.REJECTED, Cause.PROTOCOL, str(error))
         return True
 
-
     def _read_output(self) -> bool:
         """Take what was printed; where it is the curve, it is judged as reports are."""
         before = self.run.reports_seen

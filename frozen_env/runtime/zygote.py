@@ -102,9 +102,7 @@ class Zygote:
         return ProcessListener(files[0]) if files else None
 
 
-def _be_zygote(
-    sock: socket.socket, spec: EnvironmentSpec, confinement: str, host_pid: int, torch: bool
-) -> NoReturn:
+def _be_zygote(sock: socket.socket, spec: EnvironmentSpec, confinement: str, host_pid: int, torch: bool) -> NoReturn:
     code = 1
     try:
         processes.die_with_parent(host_pid)

@@ -43,7 +43,7 @@ def research(
 ) -> dict[str, Any]:
     """Run a campaign to its last iteration and return its id, its best value and the experiments by status.
 
-    `settings` are dotted overrides, e.g. {"environment.budget_s": 20, "environment.problem": "examples/digits"}. `resume` is a campaign id or "latest": its own
+    `settings` are dotted overrides, e.g. {"environment.problem": "examples/digits"}. `resume` is a campaign id or "latest": its own
     settings then hold, and those that would make its experiments incomparable cannot be overridden. A preset that
     `continues` (overnight) goes on with its latest campaign; `fresh` starts anew.
     """

@@ -115,7 +115,7 @@ class Session:
             from arl_core.policy.proposers import load_proposer
 
             self.display.phase("loading the policy")
-            self._policy = load_proposer(self.config.policy, data_dir(), self.display.say)
+            self._policy = load_proposer(self.config.policy, data_dir(), self.display.say, self.config.problem())
             self._restore()
         return self._policy
 

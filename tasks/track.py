@@ -27,6 +27,7 @@ from prefect import task
 from arl_core.edit import read_constants
 from arl_core.records import Campaign, Experiment, one_line
 from frozen_env.contract import Status
+from frozen_env.description import Description, built_in
 from tasks import ONCE
 from tasks.track_rows import (
     Point,
@@ -238,12 +239,13 @@ def _create_database(path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def runs_page(address: str, folder: str | Path, metric: str) -> str:
-    """Return the address of MLflow's list of all experiments, best first (for a metric to be lowered)."""
+def runs_page(address: str, folder: str | Path, problem: Description | None = None) -> str:
+    """Return the address of MLflow's list of all experiments, best first by the metric of a problem (default: built-in)."""
+    problem = problem or built_in()
     query = {
         "searchFilter": "tags.kind = 'experiment'",
-        "orderByKey": f"metrics.`{metric}`",
-        "orderByAsc": "true",
+        "orderByKey": f"metrics.`{problem.metric}`",
+        "orderByAsc": str(problem.direction == "lower").lower(),
         "startTime": "ALL",
     }
     words = urllib.parse.urlencode(query, quote_via=urllib.parse.quote)

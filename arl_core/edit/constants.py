@@ -1,4 +1,4 @@
-"""The UPPERCASE constants of a source: read, compared, written.
+"""The constants of a source: read, compared, written. UPPERCASE by custom; in a script that has none, lowercase ones.
 
 They are the settings of a candidate: assignments at top level, one name each. An edit can do anything; a preset, a
 table of parameters and a replayed campaign speak of these.
@@ -18,6 +18,7 @@ from arl_core.errors import ConfigError
 from arl_core.records import parse_quietly
 
 _NAME = re.compile(r"^[A-Z][A-Z0-9_]*$")
+_ANY_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -106,7 +107,30 @@ def _nodes(source: str) -> dict[str, list[ast.expr]]:
 
 
 def constant_statements(module: ast.Module) -> list[ast.Assign | ast.AnnAssign]:
-    """The statements at top level that give an UPPERCASE name a value."""
+    """The statements at top level that give an UPPERCASE name a value.
+
+    Where there is none, as in scripts that keep their settings in plain globals (learning_rate = 6e-4): those that give a
+    lowercase name a plain number, string or boolean.
+    """
+    every = _named_statements(module, _ANY_NAME)
+    upper = [statement for statement in every if _NAME.match(_target(statement))]
+    return upper or [statement for statement in every if _is_plain(statement.value)]
+
+
+def _target(statement: ast.Assign | ast.AnnAssign) -> str:
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+    assert isinstance(target, ast.Name)
+    return target.id
+
+
+def _is_plain(value: ast.expr | None) -> bool:
+    try:
+        return value is not None and isinstance(_value(value), bool | int | float | str)
+    except (ValueError, TypeError, ArithmeticError, MemoryError, RecursionError):
+        return False
+
+
+def _named_statements(module: ast.Module, pattern: re.Pattern[str]) -> list[ast.Assign | ast.AnnAssign]:
     found: list[ast.Assign | ast.AnnAssign] = []
     for statement in module.body:
         if isinstance(statement, ast.Assign):
@@ -115,7 +139,7 @@ def constant_statements(module: ast.Module) -> list[ast.Assign | ast.AnnAssign]:
             targets = [statement.target]
         else:
             continue
-        if len(targets) == 1 and isinstance(targets[0], ast.Name) and _NAME.match(targets[0].id):
+        if len(targets) == 1 and isinstance(targets[0], ast.Name) and pattern.match(targets[0].id):
             found.append(statement)
     return found
 

@@ -50,8 +50,8 @@ def _diff_of_one(old: str, new: str, path: str) -> str:
 def apply_exactly(source: str, diff: str) -> str:
     """Return source with a diff applied; every line and count must be right.
 
-    EditRejected bad_diff when it is no well-formed diff of the one file, or of files that the text holds, no_hunks when it holds none, context_not_found
-    when a hunk does not say what the source says at that line.
+    EditRejected bad_diff when it is no well-formed diff of the one file, or of files that the text holds, no_hunks when it
+    holds none, context_not_found when a hunk does not say what the source says at that line.
     """
     try:
         patch = unidiff.PatchSet(diff)

@@ -18,6 +18,7 @@ from arl_core.errors import EditRejected
 from arl_core.records import one_line
 
 _HUNK = re.compile(r"^@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
+_GIT_LINE = re.compile(r"^(diff --git|index|(new|deleted) file mode|(old|new) mode|similarity|rename|copy) ")
 _REFUSED = (  # lines of a git header, outside hunks
     (re.compile(r"^(rename|copy) (from|to) |^(dis)?similarity index "), "rename", "renames or copies a file"),
     (re.compile(r"^(old|new) mode "), "mode_change", "changes a file's mode"),
@@ -106,9 +107,7 @@ def parts(text: str) -> list[tuple[str, str]]:
 def _git_lines_above(lines: list[str], at: int) -> int:
     """How many lines of git's own header stand right above a file header."""
     count = 0
-    while at - count > 0 and re.match(
-        r"^(diff --git|index|new file|deleted file|old mode|new mode|similarity|rename)", lines[at - count - 1]
-    ):
+    while at - count > 0 and _GIT_LINE.match(lines[at - count - 1]):
         count += 1
     return count
 

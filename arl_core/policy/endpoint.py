@@ -21,8 +21,9 @@ from arl_core.policy.proposers import Choose, Frozen, in_order
 from arl_core.policy.rollout import Rollout
 from arl_core.policy.settings import PolicySettings
 from arl_core.records import one_line
+from frozen_env.description import Description, built_in
 
-SYSTEM = """You improve one Python file, target/train.py: it trains a language model for a fixed time, and held-out text scores it.
+SYSTEM = """You improve {what}: {about}.
 Answer with exactly one small edit as SEARCH/REPLACE blocks and nothing else:
 
 <<<<<<< SEARCH
@@ -31,8 +32,7 @@ lines as they stand in the file, with their indentation, enough of them to be un
 the lines that replace them
 >>>>>>> REPLACE
 
-A unified diff with a/target/train.py and b/target/train.py headers is accepted too. Change only this file; import nothing new
-but torch and the standard library's math; keep build_model()."""
+A unified diff with a/{path} and b/{path} headers is accepted too. Change nothing else; import nothing new{imports}{keep}."""
 
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
@@ -45,10 +45,12 @@ class Endpoint(Frozen):
     def __init__(
         self,
         settings: PolicySettings,
+        problem: Description | None = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.settings, self._sleep = settings, sleep
+        self._system = system_words(problem or built_in())
         key = os.environ.get(settings.endpoint_key_env, "")
         self._secret = key
         self._client = httpx.Client(
@@ -66,7 +68,7 @@ class Endpoint(Frozen):
         began_s = time.monotonic()
         body = {
             "model": self.settings.model,
-            "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}],
+            "messages": [{"role": "system", "content": self._system}, {"role": "user", "content": prompt}],
             "temperature": self.settings.temperature,
             "max_tokens": self.settings.max_new_tokens,
             "seed": seed,
@@ -127,6 +129,16 @@ class Endpoint(Frozen):
     def _safe(self, text: str) -> str:
         """Some services quote the key in their refusals."""
         return one_line(text.replace(self._secret, "…") if self._secret else text, 200)
+
+
+def system_words(problem: Description) -> str:
+    """Return what a foreign model is told of its task, from the problem's description."""
+    several = len(problem.files) > 1
+    names = [f"{problem.folder.name}/{name}" for name in problem.files]
+    what = f"these Python files, {', '.join(names)}" if several else f"one Python file, {names[0]}"
+    imports = f" but {', '.join(problem.imports)}" if problem.imports else ""
+    keep = f"; keep {', '.join(f'{name}()' for name in problem.keep)}" if problem.keep else ""
+    return SYSTEM.format(what=what, about=problem.about.rstrip("."), path=names[0], imports=imports, keep=keep)
 
 
 def _remedy(status: int, settings: PolicySettings) -> str:

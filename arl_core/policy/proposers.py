@@ -16,6 +16,7 @@ from typing import Protocol
 from arl_core.errors import PolicyError
 from arl_core.policy.rollout import EditBlock, Rollout
 from arl_core.policy.settings import PolicySettings
+from frozen_env.description import Description
 
 DRAWS = 200  # of a random edit until one applies
 CHARS_PER_TOKEN = 3  # where no tokenizer is known; source code has 3 to 4
@@ -43,8 +44,16 @@ class Proposer(Protocol):
     def to_cpu(self) -> None: ...
 
 
-def load_proposer(settings: PolicySettings, data_dir: Path, say: Callable[[str], None] = lambda _: None) -> Proposer:
-    """Return the proposer that the settings name. Raises PolicyError when it cannot be loaded or reached."""
+def load_proposer(
+    settings: PolicySettings,
+    data_dir: Path,
+    say: Callable[[str], None] = lambda _: None,
+    problem: Description | None = None,
+) -> Proposer:
+    """Return the proposer that the settings name, for a problem (None: the built-in one).
+
+    Raises PolicyError when it cannot be loaded or reached.
+    """
     if settings.proposer == "random":
         return RandomEdits()
     if settings.proposer == "none":
@@ -52,7 +61,7 @@ def load_proposer(settings: PolicySettings, data_dir: Path, say: Callable[[str],
     if settings.proposer == "endpoint":
         from arl_core.policy.endpoint import Endpoint
 
-        return Endpoint(settings)
+        return Endpoint(settings, problem)
     from arl_core.policy.policy import Policy  # torch and transformers, seconds: only for who needs them
 
     return Policy.load(settings, data_dir, say)

@@ -19,9 +19,21 @@ from arl_core.edit import read_constants, summarise
 from arl_core.policy.levers import LEVERS, OPTIONS, Lever
 from arl_core.policy.searchable import searchable_runs
 from arl_core.prompt import CountTokens, PastExperiment, PromptInput, build_prompt
-from frozen_env.contract import Status
+from frozen_env.contract import Direction, Status
+from frozen_env.description import built_in
 
 Blocks = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What prompts tell of the problem besides its source: the problem's description and the user's agenda."""
+
+    agenda: str
+    path: str = built_in().path
+    metric: str = built_in().metric
+    direction: Direction = built_in().direction
+
 
 LEFT_ALONE = {"REPORT_EVERY"}
 FACTORS = (0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 1.1, 1.15, 1.25, 1.35, 1.5, 1.7, 2.0, 2.5)
@@ -63,7 +75,7 @@ def synthesise(
     source: str,
     states: int,
     edits: int,
-    agenda: str,
+    told: Told,
     count_tokens: CountTokens,
     prompt_tokens: int,
     seed: int,
@@ -83,7 +95,7 @@ def synthesise(
             edited = blocks and apply(state, blocks)
             if blocks and edited and len(chosen) < edits:
                 chosen[edited] = blocks
-        prompt = _prompt(state, past, agenda, count_tokens, prompt_tokens, rng, index)
+        prompt = _prompt(state, past, told, count_tokens, prompt_tokens, rng, index)
         examples.append(Example(state, prompt, tuple(chosen.values())))
     return examples
 
@@ -126,13 +138,14 @@ def _move_constant(source: str, rng: random.Random) -> Blocks | None:
     if not constants:
         return None
     name = rng.choice(sorted(constants))
-    found = re.search(rf"^{name} = (.+?)(  #.*)?$", source, re.MULTILINE)
+    found = re.search(rf"^{name} = (.+?)( +#.*)?$", source, re.MULTILINE)
     if found is None:
         return None
-    moved = move(name, constants[name], constants, rng)
+    moved = move(name.upper(), constants[name], {key.upper(): value for key, value in constants.items()}, rng)
     if moved is None or moved == found.group(1):
         return None
-    return ((found.group(0), f"{name} = {moved}{found.group(2) or ''}"),)
+    comment = f"  {found.group(2).strip()}" if found.group(2) else ""
+    return ((found.group(0), f"{name} = {moved}{comment}"),)
 
 
 def move(name: str, value: object, constants: dict[str, object], rng: random.Random) -> str | None:
@@ -140,6 +153,8 @@ def move(name: str, value: object, constants: dict[str, object], rng: random.Ran
     if isinstance(value, bool):
         return str(not value)
     if isinstance(value, str):
+        if not value.isupper():  # a name of something, no pattern
+            return None
         letters = sorted(set(value))  # a pattern such as "SSSL": the same letters in another order or number
         pattern = "".join(rng.choice(letters) for _ in value)
         return json.dumps(pattern) if pattern != value else None
@@ -192,38 +207,40 @@ def _state(source: str, rng: random.Random, steps: int, most_blocks: int) -> tup
 def _prompt(
     source: str,
     past: Sequence[tuple[Status, str]],
-    agenda: str,
+    problem: Told,
     count_tokens: CountTokens,
     limit: int,
     rng: random.Random,
     index: int,
 ) -> str:
     best_value, scale = rng.uniform(0.9, 2.2), 10 ** rng.uniform(-3.0, -1.5)  # of one gain, in the metric's units
+    sign = 1 if problem.direction == "lower" else -1  # of what is worse
     best = PastExperiment(0, Status.KEPT, "the target as it is", best_value)
     told: list[PastExperiment] = []
-    value = best_value + scale * sum(status is Status.KEPT for status, _ in past)
+    value = best_value + sign * scale * sum(status is Status.KEPT for status, _ in past)
     for number, (status, summary) in enumerate(past, start=1):
         measured: float | None = None
         if status is Status.KEPT:
-            value -= scale * rng.random()
+            value -= sign * scale * rng.random()
             measured = value
         elif status is Status.DISCARDED:
-            measured = value + 3 * scale * rng.random() ** 2
-        estimate = value + scale * (3 + 10 * rng.random()) if status is Status.STOPPED_EARLY else None
+            measured = value + sign * 3 * scale * rng.random() ** 2
+        estimate = value + sign * scale * (3 + 10 * rng.random()) if status is Status.STOPPED_EARLY else None
         reason = "" if measured or estimate else rng.choice(("NaN loss", "out of memory", "shape mismatch"))
         told.append(PastExperiment(number, status, summary, measured, estimate, reason))
         if status is Status.KEPT:
             best = told[-1]
-    scored = sorted((one for one in told if one.value is not None), key=lambda one: one.value or 0.0)
+    scored = sorted((one for one in told if one.value is not None), key=lambda one: sign * (one.value or 0.0))
     given = PromptInput(
-        agenda=agenda,
+        agenda=problem.agenda,
         source=source,
-        metric="val_bpb",
-        direction="lower",
+        metric=problem.metric,
+        direction=problem.direction,
         best=best,
         recent=told[::-1][:32],
         top=scored[:5],
         diagnostics=[f"last run #{len(past)}: {rng.randrange(10, 900) * 2048} tokens in 20 of 20 s"] if past else [],
         experiment_index=index + len(past),
+        path=problem.path,
     )
     return build_prompt(given, count_tokens, limit).text

@@ -4,5 +4,5 @@ import numpy as np
 from model import features, forward
 
 model = dict(np.load("model.npz"))
-_, scores_NC = forward(model, features(np.load("inputs/images.npy")))
-np.save("predictions.npy", scores_NC.argmax(axis=1))
+_, scores = forward(model, features(np.load("inputs/images.npy")))
+np.save("predictions.npy", scores.argmax(axis=1))

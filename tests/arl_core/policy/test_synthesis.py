@@ -15,7 +15,7 @@ from arl_core.policy.decoder import Vocabulary
 from arl_core.policy.levers import LEVERS, OPTIONS
 from arl_core.policy.policy import Policy
 from arl_core.policy.settings import PolicySettings
-from arl_core.policy.synthesis import apply, completion, draw_edit, move, synthesise
+from arl_core.policy.synthesis import Told, apply, completion, draw_edit, move, synthesise
 from arl_core.policy.teaching import IGNORED, Lesson, collate, encode_edit, lesson_loss
 from tests.arl_core.policy.conftest import tiny
 
@@ -101,8 +101,8 @@ def test_an_edit_may_have_as_many_blocks_as_asked_for_and_each_names_a_line_of_i
 
 
 def test_examples_have_real_prompts_and_different_edits() -> None:
-    examples = synthesise(TARGET, 3, 4, AGENDA, count_words, 2500, seed=0)
-    assert examples == synthesise(TARGET, 3, 4, AGENDA, count_words, 2500, seed=0)
+    examples = synthesise(TARGET, 3, 4, Told(AGENDA), count_words, 2500, seed=0)
+    assert examples == synthesise(TARGET, 3, 4, Told(AGENDA), count_words, 2500, seed=0)
     for example in examples:
         assert "## Task" in example.prompt
         assert "<<<<" not in example.prompt  # nothing to copy blindly

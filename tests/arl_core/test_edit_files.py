@@ -74,9 +74,10 @@ def test_a_diff_from_outside_may_touch_each_file_once() -> None:
     diff = canonical_diff(SOURCE, edited, "digits")
     assert apply_diff(SOURCE, diff, RULES).source == edited
     assert apply_diff(SOURCE, diff, RULES).repairs == ()
+    after = split_marked(edited) or {}
     as_git = "".join(
         f"diff --git a/digits/{name} b/digits/{name}\nindex 1..2 100644\n"
-        + canonical_diff(FILES[name], split_marked(edited)[name], f"digits/{name}")
+        + canonical_diff(FILES[name], after[name], f"digits/{name}")
         for name in FILES
     )
     assert apply_diff(SOURCE, as_git, RULES).source == edited

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve each other when cores are shared
 
 from arl_core.edit import write_constants
+from arl_core.policy.levers import levers_of
 from arl_core.policy.settings import PolicySettings
 from arl_core.policy.synthesis import Blocks, Example, Told, apply, synthesise
 from frozen_env.contract import Cause, Ending, Progress, ResearchError, RunResult, Verdict
@@ -96,7 +97,8 @@ def teach(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     def count_tokens(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    told = Told(options.agenda.read_text(encoding="utf-8"), problem.path, problem.metric, problem.direction)
+    agenda = options.agenda.read_text(encoding="utf-8")
+    told = Told(agenda, problem.path, problem.metric, problem.direction, levers_of(problem))
     began_s = time.monotonic()
     examples = synthesise(
         source, options.states, options.edits, told, count_tokens, options.prompt_tokens, options.seed, options.blocks
@@ -305,7 +307,7 @@ constant's natural scale.
 - Data: {kept} synthetic edits in {states} states of the file, of {drawn} drawn; {survived} survived their first training
   steps ({ran}); the rest compile but the decoder cannot say them.
 - Prompts: built by `arl_core.prompt` as in a campaign, with invented histories and scores. No person's text or data.
-- Kinds: one constant moved; structural edits (`arl_core/policy/levers.py`); two levers in two blocks.
+- Kinds: one constant moved; structural edits (the problem's `levers.toml`, if it has one); two levers in two blocks.
 - Loss on free tokens only: from {first:.2f} to {last:.2f} nats. Prompt keys and values are constants of the gradient.
 - Reproduce: `{command}`
 """

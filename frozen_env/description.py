@@ -23,6 +23,7 @@ from frozen_env.spec import EnvironmentSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = "problem.toml"
+LEVERS = "levers.toml"  # templates of edits (arl_core/policy/levers.py): they steer proposals, not results
 BUILT_IN = "target"  # the folder of the problem that is meant where none is named
 MANIFEST = "MANIFEST.sha256"
 NAME = re.compile(r"^[a-z][a-z0-9_-]{0,39}$")
@@ -95,7 +96,7 @@ class Description:
 
     def frozen_files(self) -> list[Path]:
         """Return everything in the folder that must not change during a campaign: all but editable files and notes."""
-        notes = (MANIFEST, "AGENDA.md", "README.md")
+        notes = (MANIFEST, LEVERS, "AGENDA.md", "README.md")
         return sorted(
             path
             for path in self.folder.rglob("*")

@@ -55,7 +55,7 @@ def load_proposer(
     Raises PolicyError when it cannot be loaded or reached.
     """
     if settings.proposer == "random":
-        return RandomEdits()
+        return RandomEdits(problem)
     if settings.proposer == "none":
         return NoEdits()
     if settings.proposer == "endpoint":
@@ -101,13 +101,18 @@ class Frozen:
 class RandomEdits(Frozen):
     """Random search: edits drawn as the warm start's examples are, constants on their natural scale and known levers."""
 
+    def __init__(self, problem: Description | None = None) -> None:
+        from arl_core.policy.levers import built_in_levers, levers_of
+
+        self._levers = built_in_levers() if problem is None else levers_of(problem)
+
     def propose(self, prompt: str, source: str, seed: int, choose: Choose = in_order) -> Rollout:
         """Draw one edit that applies to the source. Raises PolicyError when none of DRAWS does."""
         from arl_core.policy.synthesis import apply, completion, draw_edit
 
         rng = random.Random(seed)
         for _ in range(DRAWS):
-            drawn = draw_edit(source, rng)
+            drawn = draw_edit(source, rng, levers=self._levers)
             if drawn and apply(source, drawn):
                 blocks = tuple(EditBlock(_lines(search), _lines(replace)) for search, replace in drawn)
                 return Rollout.foreign(prompt, completion(drawn), seed, blocks)

@@ -13,10 +13,10 @@ import json
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from arl_core.edit import read_constants, summarise
-from arl_core.policy.levers import LEVERS, OPTIONS, Lever
+from arl_core.policy.levers import Lever, Levers, built_in_levers
 from arl_core.policy.searchable import searchable_runs
 from arl_core.prompt import CountTokens, PastExperiment, PromptInput, build_prompt
 from frozen_env.contract import Direction, Status
@@ -33,6 +33,7 @@ class Told:
     path: str = built_in().path
     metric: str = built_in().metric
     direction: Direction = built_in().direction
+    levers: Levers = field(default_factory=built_in_levers)
 
 
 LEFT_ALONE = {"REPORT_EVERY"}
@@ -88,10 +89,10 @@ def synthesise(
     rng = random.Random(seed)
     examples = []
     for index in range(states):
-        state, past = _state(source, rng, rng.choice((0, 0, 1, 2, 3, 5)), most_blocks)
+        state, past = _state(source, rng, rng.choice((0, 0, 1, 2, 3, 5)), most_blocks, told.levers)
         chosen: dict[str, Blocks] = {}
         for _ in range(edits * 4):
-            blocks = draw_edit(state, rng, most_blocks)
+            blocks = draw_edit(state, rng, most_blocks, told.levers)
             edited = blocks and apply(state, blocks)
             if blocks and edited and len(chosen) < edits:
                 chosen[edited] = blocks
@@ -100,15 +101,20 @@ def synthesise(
     return examples
 
 
-def draw_edit(source: str, rng: random.Random, most_blocks: int = 2) -> Blocks | None:
-    """Return one edit of the source, of up to most_blocks blocks, or None when the draw does not apply to it."""
-    if any(_fits(source, lever) for lever in LEVERS) and rng.random() < LEVER_SHARE:
-        return _pull_lever(source, rng)
+def draw_edit(source: str, rng: random.Random, most_blocks: int = 2, levers: Levers | None = None) -> Blocks | None:
+    """Return one edit of the source, of up to most_blocks blocks, or None when the draw does not apply to it.
+
+    `levers` are the problem's templates (None: the built-in problem's).
+    """
+    levers = built_in_levers() if levers is None else levers
+    has_levers = any(_fits(source, lever) for lever in levers.every)
+    if has_levers and rng.random() < LEVER_SHARE:
+        return _pull_lever(levers, rng)
     blocks = _move_constant(source, rng)
     while blocks is not None and len(blocks) < most_blocks and rng.random() < MORE_SHARE:
         edited = apply(source, blocks)
-        draw = _pull_lever if rng.random() < 0.3 else _move_constant
-        more = draw(edited, rng) if edited else None
+        pull = rng.random() < 0.3 and bool(levers.every)
+        more = (_pull_lever(levers, rng) if pull else _move_constant(edited, rng)) if edited else None
         if more is None or len(more) != 1 or more[0][0] in {replace for _, replace in blocks}:
             break
         blocks = (*blocks, *more)
@@ -119,17 +125,17 @@ def _fits(source: str, lever: Lever) -> bool:
     return lever.blocks[0][0] in source
 
 
-def _pull_lever(source: str, rng: random.Random) -> Blocks | None:
-    kind = rng.choice(sorted({lever.kind for lever in LEVERS}))
-    lever: Lever = rng.choice([one for one in LEVERS if one.kind == kind])
-    values = {name: rng.choice(choices) for name, choices in OPTIONS.items()}
+def _pull_lever(levers: Levers, rng: random.Random) -> Blocks:
+    kind = rng.choice(sorted({lever.kind for lever in levers.every}))
+    lever: Lever = rng.choice([one for one in levers.every if one.kind == kind])
+    values = {name: rng.choice(choices) for name, choices in levers.options.items()}
     return tuple((search, _fill(replace, values)) for search, replace in lever.blocks)
 
 
 def _fill(template: str, values: dict[str, str]) -> str:
     """Put values for {names}, twice over, as a value may name others."""
     for _ in range(3):
-        template = re.sub(r"\{([a-z]+)\}", lambda match: values[match.group(1)], template)
+        template = re.sub(r"\{([a-z]+)\}", lambda match: values.get(match.group(1), match.group(0)), template)
     return template
 
 
@@ -188,11 +194,13 @@ def _short(value: float) -> str:
     return f"{rounded:.1e}".replace("e-0", "e-") if rounded and abs(rounded) < 1e-3 else str(rounded)
 
 
-def _state(source: str, rng: random.Random, steps: int, most_blocks: int) -> tuple[str, list[tuple[Status, str]]]:
+def _state(
+    source: str, rng: random.Random, steps: int, most_blocks: int, levers: Levers
+) -> tuple[str, list[tuple[Status, str]]]:
     """Return a state of the file some edits later, and what was tried on the way: (status, summary), oldest first."""
     past: list[tuple[Status, str]] = []
     for _ in range(steps + rng.choice((0, 1, 4, 10, 20, 30))):
-        blocks = draw_edit(source, rng, most_blocks)
+        blocks = draw_edit(source, rng, most_blocks, levers)
         edited = apply(source, blocks) if blocks else None
         if not edited:
             continue

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from arl_core.edit import apply_completion, read_constants
+from arl_core.errors import ConfigError
 from arl_core.policy.decoder import Vocabulary
-from arl_core.policy.levers import LEVERS, OPTIONS
+from arl_core.policy.levers import built_in_levers, read_levers
 from arl_core.policy.policy import Policy
 from arl_core.policy.settings import PolicySettings
 from arl_core.policy.synthesis import Told, apply, completion, draw_edit, move, synthesise
@@ -20,6 +21,7 @@ from arl_core.policy.teaching import IGNORED, Lesson, collate, encode_edit, less
 from tests.arl_core.policy.conftest import tiny
 
 TARGET = (Path(__file__).resolve().parents[3] / "target" / "train.py").read_text(encoding="utf-8")
+LEVERS, OPTIONS = built_in_levers().every, built_in_levers().options
 AGENDA = "Lower val_bpb. Try schedules, norms and initialisation."
 
 
@@ -156,3 +158,30 @@ def test_an_edit_outside_the_grammar_is_left_out(policy: Policy) -> None:
     assert isinstance(policy.vocabulary, Vocabulary)
     blocks = (("DEPTH = 12  # transformer blocks", "DEPTH = = 14"),)
     assert encode_edit(TARGET, blocks, policy.tokenizer, policy.vocabulary, policy.settings) is None
+
+
+def test_a_problem_without_templates_has_its_constants_moved(tmp_path: Path) -> None:
+    none = read_levers(tmp_path / "levers.toml")
+    assert none.every == ()
+    rng = random.Random(0)
+    drawn = [
+        blocks
+        for _ in range(100)
+        if (blocks := draw_edit("learning_rate = 6e-4 # max\nbatch_size = 12\n", rng, 1, none))
+    ]
+    assert len(drawn) > 50
+    assert {blocks[0][0].split(" = ")[0] for blocks in drawn} == {"learning_rate", "batch_size"}
+    assert all(blocks[0][1].endswith("  # max") for blocks in drawn if blocks[0][0].startswith("learning_rate"))
+
+
+def test_templates_of_a_problem_are_drawn_and_a_broken_file_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "levers.toml"
+    path.write_text(
+        "[options]\ngain = ['2', '3']\n[[lever]]\nkind = 'x'\nsearch = 'y = x'\nreplace = ['y = {gain} * x']\n"
+    )
+    rng = random.Random(0)
+    drawn = {blocks for _ in range(20) if (blocks := draw_edit("y = x\n", rng, 1, read_levers(path)))}
+    assert drawn == {(("y = x", "y = 2 * x"),), (("y = x", "y = 3 * x"),)}
+    path.write_text("[[lever]]\nkind = 'x'\n")
+    with pytest.raises(ConfigError, match=r"levers\.toml: a \[\[lever\]\] has kind"):
+        read_levers(path)

@@ -120,7 +120,7 @@ class LanguageArm:
         rollouts = policy.propose_many([prompt.text] * count, [base.source] * count, seeds, choose)
         best = base.value
         for index, rollout in enumerate(rollouts, start=first):
-            edit = applied(base.source, rollout, config.edit, memory, campaign.id)
+            edit = applied(base.source, rollout, config.edit, memory, campaign.id, config.problem())
             result = self._answer(read_constants(edit.source), index) if edit.runs else refused(edit)
             outcome = settle(result, best, campaign.direction)
             if edit.duplicate_of is not None:

@@ -72,7 +72,9 @@ def test_bad_frozen_code_is_a_sentence(tmp_path: Path, old: str, new: str, said:
 
 
 def test_a_campaign_is_told_before_it_begins_and_prepares_no_data(tmp_path: Path) -> None:
-    folder = write_problem(tmp_path / "guess", {}, {"frozen.py": FROZEN.replace("return sum(", "return 'about 3' or sum(")})
+    folder = write_problem(
+        tmp_path / "guess", {}, {"frozen.py": FROZEN.replace("return sum(", "return 'about 3' or sum(")}
+    )
     with pytest.raises(ProblemError, match="returned a string"):
         get_ready(read(folder).spec(), tmp_path / "data", print)
     assert not prepared_folder(read(folder), tmp_path / "data").exists()

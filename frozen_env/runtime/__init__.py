@@ -8,6 +8,9 @@ inside.py       what a forked child does before it runs a candidate's code
 sandbox.py, seccomp.py, bubblewrap.py, gpus.py   its confinement
 training.py     watches one training run: serves batches, keeps time, reads reports, ends it
 submission.py   what is handed in, and when it is too late
+predicting.py   runs a command that predicts, and has the file of predictions measured
+curve.py        losses from what a script prints, by a regular expression
+hiding.py       parts of the installed packages that a candidate may not read
 scoring.py      lets confined workers answer held-out inputs and measures the answers outside them
 limits.py, disk.py, processes.py   what a candidate's processes use together, and their end
 words.py        what a candidate prints, made plain and short

@@ -141,6 +141,8 @@ def _call(module: ModuleType, name: str, *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except BaseException as error:
+        if name == "score" and isinstance(error, ValueError):
+            raise CodeFailed(f"score() in {file} refused the predictions: {str(error)[:ANSWER_CHARS]}") from error
         raise CodeFailed(f"{name}() in {file} raised {_words(error)}; mend it") from error
 
 

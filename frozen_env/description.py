@@ -28,6 +28,18 @@ BUILT_IN = "target"  # the folder of the problem that is meant where none is nam
 MANIFEST = "MANIFEST.sha256"
 NAME = re.compile(r"^[a-z][a-z0-9_-]{0,39}$")
 METRIC = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,39}$")
+# Names under which an experiment records other numbers.
+RESERVED = (
+    "value",
+    "reward",
+    "confirmations",
+    "tokens",
+    "peak_memory_mb",
+    "policy_step",
+    "train_loss",
+    "lr",
+    "forecast",
+)
 # Constants of the text problem; a folder whose commands are run has no use for them.
 SERVED_ONLY = ("corpus", "corpus_path", "vocab_size", "seq_len", "held_out_rows", "probe_rows")
 KNOWN = {
@@ -166,7 +178,7 @@ class _Reader:
             "folder": self.folder,
             "name": self._pattern("name", NAME, "small letters, digits, - and _, such as my_problem"),
             "about": self._text("about", "one sentence on what the files do and what scores them"),
-            "metric": self._pattern("metric", METRIC, "letters, digits and _, such as accuracy"),
+            "metric": self._metric(),
             "direction": self._choice("direction", ("lower", "higher"), None),
             "gain": self._positive("gain", "the gain worth having, in the metric's units, such as 0.01"),
             "files": self._files("edit.files", 'the list of files that may be edited, such as ["train.py"]'),
@@ -232,6 +244,16 @@ class _Reader:
         value = self._text(name, what)
         if value is not None and not pattern.match(value):
             self._complain(name, f"must be {what}; got {value!r}")
+            return None
+        return value
+
+    def _metric(self) -> str | None:
+        value = self._pattern("metric", METRIC, "letters, digits and _, such as accuracy")
+        if value in RESERVED:
+            self._complain(
+                "metric",
+                f"is {value!r}, which every experiment records already; choose another, such as held_out_{value}",
+            )
             return None
         return value
 

@@ -28,6 +28,7 @@ def test_a_problem_that_keeps_the_contract_has_no_complaints(tmp_path: Path) -> 
     [
         ({"metric": None}, "metric is missing", "such as accuracy"),
         ({"metric": 3}, "metric must be text", "such as accuracy"),
+        ({"metric": "reward"}, "metric is 'reward', which every experiment records", "held_out_reward"),
         ({"metric": "top 1"}, "metric must be letters", "got 'top 1'"),
         ({"name": "Guess!"}, "name must be small letters", "got 'Guess!'"),
         ({"direction": None}, "direction is missing", '"lower" or "higher"'),

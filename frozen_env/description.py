@@ -174,7 +174,7 @@ class _Reader:
         self._unknown()
         way = self._choice("run.way", ("command", "served"), "command")
         commanded = way == "command"
-        found = {
+        found: dict[str, Any] = {
             "folder": self.folder,
             "name": self._pattern("name", NAME, "small letters, digits, - and _, such as my_problem"),
             "about": self._text("about", "one sentence on what the files do and what scores them"),

@@ -9,9 +9,7 @@ Every sentence names the field and the remedy. docs/problems.md explains each fi
 from __future__ import annotations
 
 import functools
-import math
 import re
-import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -19,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from frozen_env.contract import Direction, ProblemError
+from frozen_env.fields import Fields
 from frozen_env.spec import EnvironmentSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -163,44 +162,44 @@ def built_in() -> Description:
     return read(BUILT_IN)
 
 
-class _Reader:
+class _Reader(Fields):
     """Takes a description out of parsed TOML and notes every complaint on the way."""
 
     def __init__(self, folder: Path, tables: dict[str, Any]) -> None:
-        self.folder, self.tables = folder, tables
-        self.complaints: list[str] = []
+        super().__init__(FILE, tables)
+        self.folder = folder
 
     def read(self) -> tuple[Description | None, list[str]]:
         self._unknown()
-        way = self._choice("run.way", ("command", "served"), "command")
+        way = self.choice("run.way", ("command", "served"), "command")
         commanded = way == "command"
         found: dict[str, Any] = {
             "folder": self.folder,
-            "name": self._pattern("name", NAME, "small letters, digits, - and _, such as my_problem"),
-            "about": self._text("about", "one sentence on what the files do and what scores them"),
+            "name": self.pattern("name", NAME, "small letters, digits, - and _, such as my_problem"),
+            "about": self.text("about", "one sentence on what the files do and what scores them"),
             "metric": self._metric(),
-            "direction": self._choice("direction", ("lower", "higher"), None),
-            "gain": self._positive("gain", "the gain worth having, in the metric's units, such as 0.01"),
+            "direction": self.choice("direction", ("lower", "higher"), None),
+            "gain": self.positive("gain", "the gain worth having, in the metric's units, such as 0.01"),
             "files": self._files("edit.files", 'the list of files that may be edited, such as ["train.py"]'),
-            "imports": self._words("edit.imports"),
-            "keep": self._words("edit.keep"),
+            "imports": self.words("edit.imports"),
+            "keep": self.words("edit.keep"),
             "way": way,
-            "code": self._text("frozen.code", "", "frozen.py"),
-            "limit_s": self._positive("frozen.limit_s", "seconds", 60.0),
-            "environment": self._table("environment"),
-            "target": self._table("target"),
-            "campaign": self._table("campaign"),
+            "code": self.text("frozen.code", "", "frozen.py"),
+            "limit_s": self.positive("frozen.limit_s", "seconds", 60.0),
+            "environment": self.table("environment"),
+            "target": self.table("target"),
+            "campaign": self.table("campaign"),
         }
         if commanded:
             found |= {
-                "train": self._command("run.train", "python train.py"),
+                "train": self.command("run.train", "python train.py"),
                 "model": self._inside("run.model", "the file that training leaves behind, such as model.npz"),
-                "predict": self._command("run.predict", "python predict.py"),
+                "predict": self.command("run.predict", "python predict.py"),
                 "predictions": self._inside("run.predictions", "the file of predictions, such as predictions.npy"),
                 "given": self._files("run.given", "", ()),
-                "curve": self._regex("run.curve"),
-                "readable": self._words("run.readable"),
-                "hidden": self._words("run.hidden"),
+                "curve": self.regex("run.curve"),
+                "readable": self.words("run.readable"),
+                "hidden": self.words("run.hidden"),
             }
         self._check_files(found)
         self._check_environment(found, commanded)
@@ -208,127 +207,31 @@ class _Reader:
             return None, self.complaints
         return Description(**found), self.complaints
 
-    # --- fields --------------------------------------------------------------------------------------------------------
-    def _get(self, name: str) -> Any:
-        table, _, key = name.rpartition(".")
-        inside = self.tables.get(table, {}) if table else self.tables
-        return inside.get(key) if isinstance(inside, dict) else None
-
-    def _complain(self, name: str, what: str) -> None:
-        self.complaints.append(f"{FILE}: {name} {what}")
-
+    # --- fields of this file -------------------------------------------------------------------------------------
     def _unknown(self) -> None:
         for table, known in KNOWN.items():
             found = self.tables.get(table, {}) if table else self.tables
             if not isinstance(found, dict):
-                self._complain(table, f"must be a table: write [{table}] and its fields below")
+                self.complain(table, f"must be a table: write [{table}] and its fields below")
                 continue
             for key in found:
                 if key not in known:
                     full = f"{table}.{key}" if table else key
-                    self._complain(full, f"is not a field; known here: {', '.join(known)}")
-
-    def _text(self, name: str, what: str, default: str | None = None) -> str | None:
-        value = self._get(name)
-        if value is None and default is not None:
-            return default
-        if value is None:
-            self._complain(name, f"is missing; give {what}")
-        elif not isinstance(value, str) or not value.strip():
-            self._complain(name, f"must be text, got {value!r}; give {what or 'a name'}")
-        else:
-            return value
-        return None
-
-    def _pattern(self, name: str, pattern: re.Pattern[str], what: str) -> str | None:
-        value = self._text(name, what)
-        if value is not None and not pattern.match(value):
-            self._complain(name, f"must be {what}; got {value!r}")
-            return None
-        return value
+                    self.complain(full, f"is not a field; known here: {', '.join(known)}")
 
     def _metric(self) -> str | None:
-        value = self._pattern("metric", METRIC, "letters, digits and _, such as accuracy")
+        value = self.pattern("metric", METRIC, "letters, digits and _, such as accuracy")
         if value in RESERVED:
-            self._complain(
+            self.complain(
                 "metric",
                 f"is {value!r}, which every experiment records already; choose another, such as held_out_{value}",
             )
             return None
         return value
 
-    def _choice(self, name: str, choices: tuple[str, ...], default: str | None) -> Any:
-        value = self._get(name)
-        if value is None and default is not None:
-            return default
-        words = " or ".join(f'"{choice}"' for choice in choices)
-        if value is None:
-            self._complain(name, f"is missing; write {words}")
-        elif value not in choices:
-            self._complain(name, f"must be {words}, got {value!r}")
-        else:
-            return value
-        return None
-
-    def _positive(self, name: str, what: str, default: float | None = None) -> float | None:
-        value = self._get(name)
-        if value is None and default is not None:
-            return default
-        if value is None:
-            self._complain(name, f"is missing; give {what}")
-        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            self._complain(name, f"must be a positive number, got {value!r}; give {what}")
-        else:
-            return float(value)
-        return None
-
-    def _words(self, name: str) -> tuple[str, ...] | None:
-        value = self._get(name)
-        if value is None:
-            return ()
-        if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-            self._complain(name, f'must be a list of texts, such as ["numpy"], got {value!r}')
-            return None
-        return tuple(value)
-
-    def _table(self, name: str) -> dict[str, Any] | None:
-        value = self._get(name)
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            self._complain(name, f"must be a table: write [{name}] and its fields below")
-            return None
-        return value
-
-    def _command(self, name: str, example: str) -> tuple[str, ...] | None:
-        value = self._text(name, f'the command that is run, such as "{example}"')
-        if value is None:
-            return None
-        try:
-            return tuple(shlex.split(value))
-        except ValueError as error:
-            self._complain(name, f"is no command: {error}; got {value!r}")
-            return None
-
-    def _regex(self, name: str) -> str | None:
-        value = self._text(name, "", "") if self._get(name) is not None else ""
-        if not value:
-            return value
-        try:
-            groups = re.compile(value).groups
-        except re.error as error:
-            self._complain(name, f"is no regular expression: {error}; got {value!r}")
-            return None
-        if not groups:
-            self._complain(
-                name, f"has no group: put parentheses around the loss, as in 'loss ([0-9.]+)'; got {value!r}"
-            )
-            return None
-        return value
-
     # --- files ---------------------------------------------------------------------------------------------------------
     def _inside(self, name: str, what: str) -> str | None:
-        value = self._text(name, what)
+        value = self.text(name, what)
         return value if value is not None and self._is_inside(name, value) else None
 
     def _is_inside(self, name: str, value: str) -> bool:
@@ -338,54 +241,60 @@ class _Reader:
             or ".." in parts.parts
             or not (self.folder / value).resolve().is_relative_to(self.folder)
         ):
-            self._complain(name, f"names {value!r}, which lies outside the folder; use a path inside {self.folder}")
+            self.complain(name, f"names {value!r}, which lies outside the folder; use a path inside {self.folder}")
             return False
         if str(parts) != value or "\\" in value or any(ord(char) < 33 for char in value):
-            self._complain(name, f"names {value!r}; write it as a plain relative path without spaces, such as a/b.py")
+            self.complain(name, f"names {value!r}; write it as a plain relative path without spaces, such as a/b.py")
             return False
         return True
 
     def _files(self, name: str, what: str, default: tuple[str, ...] | None = None) -> tuple[str, ...] | None:
-        if self._get(name) is None and default is None:
-            self._complain(name, f"is missing; give {what}")
+        if self.get(name) is None and default is None:
+            self.complain(name, f"is missing; give {what}")
             return None
-        words = self._words(name)
+        words = self.words(name)
         if words is None:
             return None
         if not words and default is None:
-            self._complain(name, f"is empty; give {what}")
+            self.complain(name, f"is empty; give {what}")
             return None
         fine = [self._is_inside(name, word) and self._exists(name, word) for word in words]
         if len(set(words)) < len(words):
-            self._complain(name, f"names a file twice: {', '.join(words)}; name each once")
+            self.complain(name, f"names a file twice: {', '.join(words)}; name each once")
             return None
         return words if all(fine) else None
 
     def _exists(self, name: str, word: str) -> bool:
         if (self.folder / word).is_file():
             return True
-        self._complain(name, f"names {word!r}, but {self.folder / word} is no file; create it or correct the name")
+        self.complain(name, f"names {word!r}, but {self.folder / word} is no file; create it or correct the name")
         return False
 
     def _check_files(self, found: dict[str, Any]) -> None:
         files, given, code = found["files"] or (), found.get("given") or (), found["code"]
         for name in files:
             if not name.endswith(".py"):
-                self._complain("edit.files", f"names {name!r}; editable files are Python: name *.py files")
+                self.complain("edit.files", f"names {name!r}; editable files are Python: name *.py files")
             if name in given:
-                self._complain("run.given", f"names {name!r}, which is in edit.files too; name it in one of them")
+                self.complain("run.given", f"names {name!r}, which is in edit.files too; name it in one of them")
+        for field_name in ("model", "predictions"):
+            if found.get(field_name) in (*files, *given, "data", "inputs"):
+                taken = (
+                    f"is {found[field_name]!r}, which is there before the command runs; write to a file of another name"
+                )
+                self.complain(f"run.{field_name}", taken)
         if code is None or not self._is_inside("frozen.code", code):
             return
         if code in files:
-            self._complain(
+            self.complain(
                 "edit.files", f"names {code!r}, the frozen code: a candidate could edit its own score; remove it"
             )
         if code in given:
-            self._complain(
+            self.complain(
                 "run.given", f"names {code!r}, the frozen code: a candidate could read the answers; remove it"
             )
         if not (self.folder / code).is_file():
-            self._complain(
+            self.complain(
                 "frozen.code", f"is {code!r}, but {self.folder / code} is no file; write it (docs/problems.md)"
             )
         if not (self.folder / "AGENDA.md").is_file():
@@ -400,9 +309,9 @@ class _Reader:
         for key in environment:
             if key not in known or (commanded and key in SERVED_ONLY):
                 usable = [k for k in known if not commanded or k not in SERVED_ONLY]
-                self._complain(f"environment.{key}", f"is not a field; known here: {', '.join(usable)}")
+                self.complain(f"environment.{key}", f"is not a field; known here: {', '.join(usable)}")
         if commanded and "budget_s" not in environment:
-            self._complain("environment.budget_s", "is missing; give the seconds that one training may take")
+            self.complain("environment.budget_s", "is missing; give the seconds that one training may take")
         if len(self.complaints) > before:
             return
         try:

@@ -54,6 +54,8 @@ def test_a_problem_that_keeps_the_contract_has_no_complaints(tmp_path: Path) -> 
         ({"run.train": "python 'train.py"}, "run.train is no command", "got"),
         ({"run.model": None}, "run.model is missing", "model.npz"),
         ({"run.model": "/tmp/model"}, "run.model names '/tmp/model', which lies outside", "inside"),
+        ({"run.model": "predict.py"}, "run.model is 'predict.py', which is there before", "another name"),
+        ({"run.predictions": "inputs"}, "run.predictions is 'inputs', which is there before", "another name"),
         ({"run.predictions": "a/../../b.npy"}, "run.predictions names", "inside"),
         ({"run.curve": "loss ("}, "run.curve is no regular expression", "got 'loss ('"),
         ({"run.curve": "loss .*"}, "run.curve has no group", "put parentheses around the loss"),

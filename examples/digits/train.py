@@ -10,6 +10,7 @@ BATCH = 32  # images per step
 LEARNING_RATE = 0.02  # of plain gradient descent
 WEIGHT_DECAY = 1e-4  # per step, in units of the learning rate
 SPARE = 0.1  # share of the budget that is left for saving
+MAX_STEPS = 10**9  # none: the time ends it
 REPORT_EVERY = 200  # steps
 
 
@@ -38,7 +39,7 @@ def main():
     x_NP, labels_N = features(np.load("data/images.npy")), np.load("data/labels.npy")
     model = build(x_NP.shape[1], 10, rng)
     step = 0
-    while time.monotonic() < last_s:
+    while time.monotonic() < last_s and step < MAX_STEPS:
         batch = rng.integers(len(labels_N), size=BATCH)
         loss, grads = gradients(model, x_NP[batch], labels_N[batch])
         for name in model:

@@ -47,8 +47,9 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_worked_example_is_researched(digits: Path, tmp_path: Path, without_prefect: None) -> None:
     settings = {
         "environment.problem": str(digits),
-        "environment.budget_s": 4.0,
-        "environment.silence_s": 30.0,
+        "environment.budget_s": 120.0,  # a busy machine may use it; the steps end it
+        "environment.silence_s": 120.0,
+        "target.MAX_STEPS": 1500,
         "memory": str(tmp_path / "mlruns" / "memory.duckdb"),
         "policy.proposer": "random",
         "confirm.enabled": False,

@@ -18,6 +18,7 @@ from arl_core.policy.endpoint import Endpoint
 from arl_core.policy.proposers import load_proposer
 from arl_core.policy.rollout import Rollout
 from arl_core.policy.settings import PolicySettings
+from frozen_env.description import built_in
 from frozen_env.runtime.supervisor import host_environment
 from tasks.patch import patch
 
@@ -104,7 +105,7 @@ class Nothing:
 def test_what_it_writes_takes_the_outsiders_door(fake: Fake, answer: str | None, code: str) -> None:
     fake.say(answer)
     rollout = endpoint(fake).propose("p", SOURCE, 0)
-    edit = patch.fn(SOURCE, rollout, EditSettings(), Nothing(), "c")  # type: ignore[arg-type, call-arg]
+    edit = patch.fn(SOURCE, rollout, EditSettings(), Nothing(), "c", built_in())  # type: ignore[arg-type, call-arg]
     assert edit.code == code
     assert edit.runs == (not code)
 

@@ -13,6 +13,7 @@ from arl_core.errors import PolicyError
 from arl_core.policy import weights
 from arl_core.policy.proposers import load_proposer
 from arl_core.policy.settings import PolicySettings
+from frozen_env.description import built_in
 from tasks.patch import patch
 
 SOURCE = (Path(__file__).resolve().parents[3] / "target" / "train.py").read_text(encoding="utf-8")
@@ -43,7 +44,7 @@ class Seen:
 
 def test_no_edit_runs_the_same_program_again_and_is_no_duplicate(tmp_path: Path) -> None:
     rollout = proposer(tmp_path, "none").propose("p", SOURCE, 0)
-    edit = patch.fn(SOURCE, rollout, EditSettings(), Seen(), "c")  # type: ignore[arg-type, call-arg]
+    edit = patch.fn(SOURCE, rollout, EditSettings(), Seen(), "c", built_in())  # type: ignore[arg-type, call-arg]
     assert edit.runs
     assert (edit.source, edit.diff) == (SOURCE, "")
 

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from frozen_env.contract import Cause, Direction, Report, Status, Verdict
+from frozen_env.description import built_in
 from frozen_env.files import split_marked
 
 
@@ -117,8 +118,8 @@ class Campaign:
     seed: int
     started_at: str
     problem: str
-    metric: str = ""
-    direction: Direction = "lower"
+    metric: str = built_in().metric
+    direction: Direction = built_in().direction
     status: str = "running"  # running, finished, interrupted, failed
 
     def to_json(self) -> dict[str, Any]:

@@ -98,7 +98,9 @@ for iter_num in range(max_iters):
     optimizer.step()
     if iter_num % log_interval == 0:
         print(f"iter {iter_num}: loss {loss.item():.4f}, lr {get_lr(iter_num):.2e}")
-    if time.monotonic() > float(os.environ["ARL_ENDS_AT"]) - 1.0:  # hand-over: time is up
+    if time.monotonic() > float(os.environ["ARL_ENDS_AT"]) - 0.1 * float(
+        os.environ["ARL_BUDGET_S"]
+    ):  # hand-over: time is up
         break
 
 os.makedirs(out_dir, exist_ok=True)

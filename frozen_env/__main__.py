@@ -152,7 +152,10 @@ def _source(options: argparse.Namespace, problem: Description) -> str:
 
 def _run(options: argparse.Namespace) -> int:
     spec = _spec(options)
-    source = _source(options, read(spec.problem))
+    problem = read(spec.problem)
+    source = _source(options, problem)
+    if problem.way == "command":  # its data take seconds
+        prepare(spec, options.data, lambda line: print(line, flush=True))
     options.out.mkdir(parents=True, exist_ok=True)
     began_s = time.monotonic()
     with Host(spec, options.data, options.out / "host.log") as host:

@@ -32,7 +32,7 @@ def levers(source: str, diff: str) -> tuple[str, ...]:
     in_hunk = False
     first = 0  # line at which the file of the present hunks begins in the text
     lines = diff.splitlines()
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    for line, following in zip(lines, [*lines, ""][1:], strict=True):
         if line.startswith("--- a/") and following.startswith("+++ b/"):
             in_hunk, first = False, _first_line(source, line)
             continue

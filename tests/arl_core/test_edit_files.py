@@ -65,6 +65,7 @@ def test_one_completion_edits_two_files_and_becomes_one_diff_that_git_applies(tm
     subprocess.run(["git", "apply", "-"], input=edit.diff, text=True, cwd=tmp_path, check=True)
     assert {name: (tmp_path / "digits" / name).read_text() for name in FILES} == changed
     assert levers(SOURCE, edit.diff) == ("RATE", "WIDTH")
+    assert levers(SOURCE, "") == ()
     assert named_path(edit.diff, edit.source) == "digits"
     assert "RATE: 0.1 → 0.2" in summarise(SOURCE, edit.source)
 

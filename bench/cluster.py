@@ -106,11 +106,16 @@ one.deploy(name={name!r}, work_pool_name={POOL!r}, print_next_steps=False)
         self.server = None
 
     def close(self) -> None:
-        processes = [*self.workers.values(), *([self.server] if self.server else [])]
-        for process in processes:
+        """End server and workers, and what the workers run: it has sessions of its own and would go on."""
+        for worker in self.workers.values():
+            for pid in processes.descendants(worker.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        ours = [*self.workers.values(), *([self.server] if self.server else [])]
+        for process in ours:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-        for process in processes:
+        for process in ours:
             try:
                 process.wait(timeout=15)
             except subprocess.TimeoutExpired:

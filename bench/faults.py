@@ -180,7 +180,7 @@ class Faults:
         while target in ("candidate", "worker") and not self.compare.committed(place):
             if _ended(pid):
                 return False
-            time.sleep(0.1)
+            time.sleep(0.3)
         deadline_s = time.monotonic() + self.luck.uniform(0.1, 0.6) * left_s
         while time.monotonic() < deadline_s:
             if _ended(pid):

@@ -42,7 +42,7 @@ def committed(place: Path) -> set[int]:
         return set()
     memory = Memory(path)
     try:
-        return {one.index for one in memory.experiments("latest")} if memory.campaigns() else set()
+        return {one.index for one in memory.experiments("latest", whole=False)} if memory.campaigns() else set()
     finally:
         memory.close()
 

@@ -37,6 +37,7 @@ class Run:
     batch_buffer: mmap.mmap | None = None
     started_at_s: float | None = None
     time_is_up: bool = False
+    waited_s: float = 0.0  # for training text
 
 
 _run: Run | None = None
@@ -143,8 +144,10 @@ def next_batch(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     run, channel = _training()
     if run.started_at_s is None:
         raise NotJoined("call frozen_env.start() before the first next_batch(): training text is served from then on")
+    asked_s = time.monotonic()
     channel.send({"rows": int(rows)})
     reply = channel.receive()
+    run.waited_s += time.monotonic() - asked_s
     if "error" in reply:
         raise ValueError(reply["error"])
     assert run.batch_buffer is not None
@@ -176,5 +179,12 @@ def submit(model: torch.nn.Module) -> None:
     part = os.path.join(run.scratch, SUBMISSION + ".part")
     save_model(getattr(model, "_orig_mod", model), part)
     os.replace(part, os.path.join(run.scratch, SUBMISSION))
-    channel.send({"submit": True})
+    channel.send({"submit": {"waited_s": run.waited_s, "peak_vram_mb": _peak_vram_mb()}})
     channel.receive()
+
+
+def _peak_vram_mb() -> float | None:
+    """Most memory of the GPU that tensors took at a time, in MiB; None on a CPU."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 2**20 if device() == "cuda" else None

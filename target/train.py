@@ -227,7 +227,7 @@ def preflight(model):
     """Take a step on random tokens and undo it: compile, and fail before the clock starts."""
     before = [p.detach().to("cpu", copy=True) for p in model.parameters()]
     learn(model, build_optimizers(model), *env.dummy_batch(BATCH_ROWS), 0.0).item()
-    for p, value in zip(model.parameters(), before):
+    for p, value in zip(model.parameters(), before, strict=True):
         p.data.copy_(value)
 
 

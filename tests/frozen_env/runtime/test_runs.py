@@ -10,6 +10,7 @@ import pytest
 
 from arl_core.edit import write_constants
 from frozen_env.contract import Cause, Ending, Progress, RunResult, Verdict
+from frozen_env.problem.data import TrainingOrder, load
 from frozen_env.runtime.supervisor import Host
 from frozen_env.spec import read_preset
 from tests.frozen_env.runtime.candidates import GOOD, with_forward, with_training
@@ -147,6 +148,19 @@ def test_a_run_tells_how_well_it_used_its_time(run, host):
     assert known["parameters"] == 2 * 32 * host.spec.vocab_size
     assert known["flops_per_token"] == 3 * 2 * 32 * host.spec.vocab_size
     assert (known["mfu"], known["peak_vram_mb"]) == (None, None)
+
+
+def test_rows_come_in_the_seeds_order_whatever_the_batches(run, host, prepared_data):
+    sizes = [4, 4, 2, 7, 1, 12, 3]
+    body = f"""
+env.start()
+for rows in {sizes}:
+    print(*env.next_batch(rows)[0].sum(1).tolist())
+raise SystemExit(3)
+"""
+    words = run(with_training(body)).log_tail.split()
+    expected = TrainingOrder(load(host.spec, prepared_data).train_tokens, host.spec.seq_len, seed=1).take(sum(sizes))
+    assert [int(word) for word in words] == expected[:, :-1].sum(1, dtype=int).tolist()
 
 
 def test_the_clock_takes_a_late_start_from_the_budget(run, host):

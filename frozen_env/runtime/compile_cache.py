@@ -24,8 +24,9 @@ from pathlib import Path
 from frozen_env.runtime import disk
 
 FOLDERS = ("inductor", "triton")  # of a scratch folder; inside.clean_environment names them
-MAX_BYTES = 2 << 30
-MAX_ENTRIES = 20_000
+MAX_BYTES = 1 << 30
+MAX_ENTRIES = 5_000  # files and folders; a candidate may have four times as many (limits.py)
+SCRATCH_SHARE = 1 / 4  # of what a candidate may write, at most, is given to it
 
 
 class CompileCache:
@@ -39,8 +40,10 @@ class CompileCache:
         """Say whether `source` is the trusted program, whatever the values of its constants."""
         return self._trusted != "" and fingerprint(source) == self._trusted
 
-    def give(self, scratch: Path) -> None:
-        """Copy what there is into a candidate's scratch folder. A cache that cannot be read is none."""
+    def give(self, scratch: Path, scratch_limit_mb: int) -> None:
+        """Copy what there is into a candidate's scratch folder. A cache that cannot be read, or is too large, is none."""
+        if disk.usage(self.folder, MAX_ENTRIES)[0] > SCRATCH_SHARE * scratch_limit_mb * 2**20:
+            return
         for name in FOLDERS:
             if (self.folder / name).is_dir():
                 with contextlib.suppress(OSError, shutil.Error):

@@ -91,7 +91,7 @@ def run_candidate(
     place = launch.Workplace(Path(order["place"]))
     source, seed = str(order["source"]), int(order["seed"])
     place.create(source)
-    cache.give(place.scratch)
+    cache.give(place.scratch, spec.scratch_limit_mb)
     run = training.train(
         spec, place, seed, problem.training_rows(seed), zygote, caller.say, caller.in_fd, caller.hear_during_run
     )

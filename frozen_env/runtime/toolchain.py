@@ -13,7 +13,7 @@ import sysconfig
 from pathlib import Path
 
 SEARCH_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"  # as a candidate's PATH, and where ldconfig lies
-PROGRAMS = ("gcc", "cc", "as", "ld", "ldconfig", "ldconfig.real", "sh")
+PROGRAMS = ("gcc", "g++", "as", "ld", "ldconfig", "ldconfig.real", "sh")  # g++: inductor, for what stays on the CPU
 HEADERS = ("/usr/include", "/usr/local/include")
 LIBCUDA = "libcuda.so.1"
 LIBCUDA_FOLDERS = (

@@ -77,7 +77,7 @@ def test_each_candidate_gets_a_copy_that_it_may_spoil(cache: CompileCache, tmp_p
     cache.take(scratch(tmp_path, "trusted", {"inductor/ab/kernel.py": "honest", "triton/x.cubin": "honest too"}))
     for name in ("first", "second"):
         one = scratch(tmp_path, name, {})
-        cache.give(one)
+        cache.give(one, 1024)
         assert (one / "inductor" / "ab" / "kernel.py").read_text() == "honest"
         (one / "inductor" / "ab" / "kernel.py").write_text("planted")
         (one / "triton" / "new.cubin").write_text("planted")
@@ -112,9 +112,18 @@ def test_a_cache_that_grew_too_large_starts_anew(
     assert [path.name for path in cache.folder.rglob("*") if path.is_file()] == ["b"]
 
 
+def test_a_cache_that_would_fill_the_scratch_folder_is_not_given(cache: CompileCache, tmp_path: Path) -> None:
+    cache.take(scratch(tmp_path, "trusted", {"inductor/a": "x" * 600_000}))
+    one = scratch(tmp_path, "one", {})
+    cache.give(one, 2)
+    assert list(one.iterdir()) == []
+    cache.give(one, 4)
+    assert (one / "inductor" / "a").stat().st_size == 600_000
+
+
 def test_an_empty_cache_gives_nothing(cache: CompileCache, tmp_path: Path) -> None:
     one = scratch(tmp_path, "one", {})
-    cache.give(one)
+    cache.give(one, 1024)
     assert list(one.iterdir()) == []
 
 
@@ -135,7 +144,7 @@ def test_compiled_code_is_found_again_in_another_candidates_scratch_folder(cache
     found = []
     for name in ("trusted", "candidate"):
         one = scratch(tmp_path, name, {})
-        cache.give(one)
+        cache.give(one, 1024)
         variables = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(one / "inductor"), "TMPDIR": str(one)}
         done = subprocess.run(
             [sys.executable, "-c", COMPILES], env=variables, capture_output=True, text=True, check=True
@@ -156,6 +165,30 @@ environment = {"PATH": "/usr/bin:/bin", "TMPDIR": sys.argv[2]}
 command = ["gcc", f"-I{sys.argv[3]}", "-shared", "-fPIC", f"{sys.argv[2]}/stub.c", "-o", f"{sys.argv[2]}/stub.so"]
 sys.exit(subprocess.run(command, env=environment).returncode)
 """
+
+COMPILES_CONFINED = """
+import os, sys
+from frozen_env.runtime import inside, sandbox, seccomp, toolchain
+from frozen_env.runtime.launch import Order
+from frozen_env.spec import EnvironmentSpec
+scratch = sys.argv[1]
+variables = inside.clean_environment(Order("candidate", "", scratch, [], 0, 0), EnvironmentSpec(name="test", device="cpu"))
+sandbox.confine_files(readable=toolchain.readable_paths("cuda"), writable=[scratch])
+seccomp.install(seccomp.deny_program())
+os.environ.clear()
+os.environ.update(variables)
+os.chdir(scratch)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler on a CPU")
+def test_torch_compiles_under_the_sandbox(tmp_path: Path) -> None:
+    code = COMPILES_CONFINED + COMPILES
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["fxgraph_cache_miss"] >= 1
+    assert any((tmp_path / "inductor").rglob("*.so"))
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no C compiler here")

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from frozen_env.contract import Cause, Ending, RunResult
-from frozen_env.runtime import launch, processes, sandbox, scoring, training
+from frozen_env.runtime import disk, gpus, launch, performance, processes, sandbox, scoring, training
 from frozen_env.runtime.channel import LineReader, encode, write_all
+from frozen_env.runtime.compile_cache import CompileCache
 from frozen_env.runtime.problem import Problem
 from frozen_env.runtime.zygote import Zygote
 from frozen_env.spec import EnvironmentSpec
@@ -61,7 +62,7 @@ class Caller:
         return messages
 
 
-def serve(spec: EnvironmentSpec, load: Callable[[], tuple[Problem, str]]) -> None:
+def serve(spec: EnvironmentSpec, load: Callable[[], tuple[Problem, str]], cache: CompileCache) -> None:
     """Answer run requests until the caller goes away. `load` returns the problem and the environment's digest.
 
     The zygote is forked before the data is loaded, so that no candidate can find any of it in its memory.
@@ -76,7 +77,7 @@ def serve(spec: EnvironmentSpec, load: Callable[[], tuple[Problem, str]]) -> Non
     caller.say({"event": "ready", "sandbox": words, "environment_digest": environment_digest, "pids": pids})
     while (request := caller.next_request()) is not None:
         order = request["run"]
-        result = run_candidate(spec, problem, zygote, caller, order)
+        result = run_candidate(spec, problem, zygote, caller, order, cache)
         result = dataclasses.replace(
             result, sandbox=words, environment_digest=environment_digest, seed=int(order["seed"])
         )
@@ -84,15 +85,19 @@ def serve(spec: EnvironmentSpec, load: Callable[[], tuple[Problem, str]]) -> Non
 
 
 def run_candidate(
-    spec: EnvironmentSpec, problem: Problem, zygote: Zygote, caller: Caller, order: dict[str, Any]
+    spec: EnvironmentSpec, problem: Problem, zygote: Zygote, caller: Caller, order: dict[str, Any], cache: CompileCache
 ) -> RunResult:
     """Train one candidate, then score what it submitted."""
     place = launch.Workplace(Path(order["place"]))
-    place.create(str(order["source"]))
-    seed = int(order["seed"])
+    source, seed = str(order["source"]), int(order["seed"])
+    place.create(source)
+    cache.give(place.scratch, spec.scratch_limit_mb)
     run = training.train(
         spec, place, seed, problem.training_rows(seed), zygote, caller.say, caller.in_fd, caller.hear_during_run
     )
+    if run.started_at_s is not None and cache.is_trusted(source):
+        cache.take(place.scratch)
+    disk.remove(place.scratch)
     result = RunResult(
         ending=run.ending or Ending.CRASHED,
         cause=run.cause,
@@ -103,6 +108,7 @@ def run_candidate(
         tokens_served=run.tokens_served,
         peak_memory_mb=run.peak_memory_mb,
         log_tail=run.log_tail,
+        extra={"performance": _performance(spec, run, run.told, "")},
     )
     if result.ending is not Ending.FINISHED:
         return result
@@ -114,6 +120,7 @@ def run_candidate(
         score=found.score,
         scoring_s=time.monotonic() - began_s,
         peak_memory_mb=max(result.peak_memory_mb, found.peak_memory_mb),
+        extra={"performance": _performance(spec, run, run.told | found.told, found.device_name)},
     )
     if found.score is None:
         ending = Ending.REJECTED if found.cause in CHEATS else Ending.CRASHED
@@ -122,3 +129,16 @@ def run_candidate(
             result, ending=ending, cause=found.cause, reason=found.reason, log_tail=log[-4000:]
         )
     return result
+
+
+def _performance(
+    spec: EnvironmentSpec, run: training.Training, told: dict[str, float], told_device_name: str
+) -> dict[str, Any]:
+    return performance.figures(
+        reports=run.reports,
+        training_s=run.training_s,
+        budget_s=spec.budget_s,
+        tokens=run.tokens_served,
+        device_name=gpus.device_name(spec.device) or told_device_name,
+        told=told,
+    )

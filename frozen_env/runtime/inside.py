@@ -16,7 +16,7 @@ from collections.abc import Callable
 from mmap import mmap
 from typing import NoReturn
 
-from frozen_env.runtime import client, gpus, sandbox, seccomp, worker
+from frozen_env.runtime import client, gpus, sandbox, seccomp, toolchain, worker
 from frozen_env.runtime.channel import Channel
 from frozen_env.runtime.launch import Order
 from frozen_env.spec import EnvironmentSpec
@@ -50,7 +50,7 @@ def _dup_above(fd: int, least: int) -> int:
 def by_landlock(order: Order, spec: EnvironmentSpec) -> None:
     visible, found = os.environ.get("CUDA_VISIBLE_DEVICES"), gpus.listed() if spec.device == "cuda" else []
     sandbox.confine_files(
-        readable=[*order.readable, *gpus.readable_paths(found)],
+        readable=[*order.readable, *gpus.readable_paths(found), *toolchain.readable_paths(spec.device)],
         writable=[order.scratch, *gpus.writable_paths(visible, found)],
     )
 
@@ -122,9 +122,10 @@ def clean_environment(order: Order, spec: EnvironmentSpec) -> dict[str, str]:
         "HOME": scratch,
         "TMPDIR": scratch,
         "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/inductor",
-        "TORCHINDUCTOR_COMPILE_THREADS": str(min(spec.threads, max(1, spec.process_limit // 2))),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # helpers would need semaphores, files in /dev/shm, out of a candidate's reach
         "TRITON_CACHE_DIR": f"{scratch}/triton",
         "OMP_NUM_THREADS": str(spec.threads),
+        **toolchain.environment(spec.device),
         **gpu,
     }
 

@@ -77,9 +77,9 @@ one.deploy(name={name!r}, work_pool_name={POOL!r}, print_next_steps=False)
         if done.returncode:
             raise RuntimeError(f"no deployment of {entrypoint}: {done.stderr[-2000:]}")
 
-    def start_worker(self, name: str, slots: int = 1, pool: str = POOL, **environment: str) -> None:
-        """Start a worker; `environment` is what it and its runs have beside the server's."""
-        words = ["worker", "start", "--pool", pool, "--name", name, "--limit", str(slots)]
+    def start_worker(self, name: str, slots: int | None = 1, pool: str = POOL, **environment: str) -> None:
+        """Start a worker, without a limit when slots is None; `environment` is what it and its runs have beside the server's."""
+        words = ["worker", "start", "--pool", pool, "--name", name, *(["--limit", str(slots)] if slots else [])]
         self.workers[name] = self._spawn(words, f"{name}.log", environment)
 
     def wait_for_workers(self, count: int) -> None:

@@ -41,9 +41,7 @@ class Deployed:
         for pool in ("research", "nodes"):
             self.prefect("work-pool", "create", pool, "--type", "process")
         self.prefect("--no-prompt", "deploy", "--all")
-        server.start_worker(
-            "campaigns", slots=4, pool="research"
-        )  # with one slot a second campaign would wait its turn
+        server.start_worker("campaigns", slots=None, pool="research")  # no limit: docs/operations.md says why
 
     def prefect(self, *words: str) -> str:
         """Run a `prefect` command and return what it prints."""

@@ -5,7 +5,8 @@
     hf://datasets/OWNER/NAME[@REVISION]/[FOLDER/]shard_0000[0-9].parquet
 
 Shards of the hub are fetched once, one by one; what an interrupted fetch left is gone on with, and every file must have
-the size and the sha256 that the hub names. The revision is resolved to a commit at the first look and kept.
+the size and the sha256 that the hub names. The revision (a slash in it written as %2F) is resolved to a commit at the first
+look and kept.
 
 Either `validation_shard` names one shard that is held out whole, the same text however many shards are trained on, and
 documents that it holds are dropped from training; or, when it is empty, a document's own sha256 decides. Both ways an
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from frozen_env.contract import DataMissing, FrozenEnvError, ManifestError
 from frozen_env.fetch import Say, sha256_file
@@ -136,6 +138,7 @@ def _fetch(url: str, validation_shard: str, data_dir: Path, say: Say) -> tuple[l
             f"got {url!r}"
         )
     repo, pattern = match["repo"], match["pattern"]
+    revision = unquote(match["revision"]) if match["revision"] else None
     wanted = f"{url} {validation_shard}"
     folder = data_dir / "text" / f"hub-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +146,7 @@ def _fetch(url: str, validation_shard: str, data_dir: Path, say: Say) -> tuple[l
     if not listing.is_file():
         say(f"asking the hub for the shards of {repo}")
         names = [pattern, *([_beside(pattern, validation_shard)] if validation_shard else [])]
-        _write_whole(listing, json.dumps(_hub(url, lambda: _list(repo, match["revision"], names)), indent=1))
+        _write_whole(listing, json.dumps(_hub(url, lambda: _list(repo, revision, names)), indent=1))
     known = json.loads(listing.read_text(encoding="utf-8"))
     files = known["files"]
     for index, (name, facts) in enumerate(files.items(), start=1):

@@ -123,6 +123,7 @@ def clean_environment(order: Order, spec: EnvironmentSpec) -> dict[str, str]:
         "TMPDIR": scratch,
         "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/inductor",
         "TORCHINDUCTOR_COMPILE_THREADS": "1",  # helpers would need semaphores, files in /dev/shm, out of a candidate's reach
+        "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",  # would run openssl
         "TRITON_CACHE_DIR": f"{scratch}/triton",
         "OMP_NUM_THREADS": str(spec.threads),
         **toolchain.environment(spec.device),

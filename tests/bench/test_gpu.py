@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pytest
 
+import bench.gpu
 from arl_core.config import load_config
 from bench.gpu import of_campaign, of_runs, require_device, slowdown, table
 from bench.loader import goal_step_s
 from frozen_env.contract import Ending, ResearchError, RunResult, Score
 from frozen_env.runtime.performance import figures
+from frozen_env.spec import EnvironmentSpec
 
 
 def run(tokens_per_s: float, device: str = "NVIDIA H100 80GB HBM3") -> RunResult:
@@ -79,6 +82,40 @@ def test_without_a_gpu_the_preset_is_refused_with_a_remedy(monkeypatch: pytest.M
     with pytest.raises(ResearchError, match=r"sees none.*--preset embedded"):
         require_device(load_config("overnight"))
     require_device(load_config("embedded"))
+
+
+class HostThatAnswers:
+    """Stands in for a host: runs nothing, and is a hundredth faster without the sandbox."""
+
+    sandboxes: ClassVar[list[str]] = []
+
+    def __init__(self, spec: EnvironmentSpec, *_: Any) -> None:
+        self.spec = spec
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def run(self, source: str, *, seed: int, place: Path) -> RunResult:
+        assert "DEPTH = 2" in source, "the preset's constants"
+        self.sandboxes.append(self.spec.sandbox)
+        return run(1e6 if self.spec.sandbox == "on" else 1e6 / 0.99)
+
+
+def test_the_script_runs_each_seed_both_ways_and_prints_one_object(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench.gpu, "Host", HostThatAnswers)
+    monkeypatch.setattr(bench.gpu, "set_up", lambda _arguments: 0)
+    assert bench.gpu.main(["--preset", "embedded", "--runs", "2", "--campaign", "0", "--json"]) == 0
+    assert HostThatAnswers.sandboxes == ["on", "off", "off", "on"]
+    known = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert known["sandbox_slowdown"] == pytest.approx(0.01)
+    assert known["tokens_per_s"] == pytest.approx(1e6)
+    assert known["seeds"] == [0, 1]
+    assert known["policy_share"] is None
+    assert known["versions"]["torch"]
 
 
 @pytest.mark.slow

@@ -194,7 +194,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     server.server_close()
 
 
-URL = "hf://datasets/owner/text@main/data/shard_[01].parquet"
+URL = "hf://datasets/owner/text@refs%2Fconvert%2Fparquet/data/shard_[01].parquet"
 
 
 def test_shards_of_a_hub_are_fetched_once_by_pattern_with_the_validation_shard_beside_them(

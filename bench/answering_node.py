@@ -2,6 +2,9 @@
 
 It speaks the protocol of frozen_env.runtime.host. The candidate is a process, which can be killed, that lives for a
 moment; its result is a function of the source and the seed. It asks for no verdict: those come when they come.
+
+ARL_STAND_IN_KILLED names candidates (`PROGRAM:SEED`, with commas) that die of SIGKILL by themselves: what a campaign is
+compared with whose candidates were killed from outside.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import signal
 import sys
 import time
 
+from arl_core.records import source_hash
 from bench.answers import DIGEST, answer
 from frozen_env.contract import Cause, Ending, RunResult
 from frozen_env.runtime import processes
@@ -20,6 +24,7 @@ from frozen_env.runtime.host import Caller
 from frozen_env.spec import EnvironmentSpec
 
 CANDIDATE_S = 0.15
+KILLED = "ARL_STAND_IN_KILLED"
 
 
 def main() -> int:
@@ -40,9 +45,13 @@ def main() -> int:
 
 
 def run(spec: EnvironmentSpec, source: str, seed: int) -> RunResult:
+    doomed = f"{source_hash(source)}:{seed}" in os.environ.get(KILLED, "").split(",")
+    host = os.getpid()
     pid = os.fork()
     if pid == 0:
-        processes.die_with_parent()
+        processes.die_with_parent(host)
+        if doomed:
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(CANDIDATE_S)
         os._exit(0)
     _, status = os.waitpid(pid, 0)

@@ -18,7 +18,7 @@ from flows.surroundings import ROOT
 from frozen_env.runtime import processes
 
 POOL = "bench"
-START_LIMIT_S = 240.0  # a server's first start makes its database
+START_LIMIT_S = 900.0  # a first start makes the database, and on a busy machine all takes minutes
 
 
 class Cluster:
@@ -77,9 +77,9 @@ one.deploy(name={name!r}, work_pool_name={POOL!r}, print_next_steps=False)
         if done.returncode:
             raise RuntimeError(f"no deployment of {entrypoint}: {done.stderr[-2000:]}")
 
-    def start_worker(self, name: str, slots: int = 1, pool: str = POOL, **environment: str) -> None:
-        """Start a worker; `environment` is what it and its runs have beside the server's."""
-        words = ["worker", "start", "--pool", pool, "--name", name, "--limit", str(slots)]
+    def start_worker(self, name: str, slots: int | None = 1, pool: str = POOL, **environment: str) -> None:
+        """Start a worker, without a limit when slots is None; `environment` is what it and its runs have beside the server's."""
+        words = ["worker", "start", "--pool", pool, "--name", name, *(["--limit", str(slots)] if slots else [])]
         self.workers[name] = self._spawn(words, f"{name}.log", environment)
 
     def wait_for_workers(self, count: int) -> None:
@@ -106,11 +106,16 @@ one.deploy(name={name!r}, work_pool_name={POOL!r}, print_next_steps=False)
         self.server = None
 
     def close(self) -> None:
-        processes = [*self.workers.values(), *([self.server] if self.server else [])]
-        for process in processes:
+        """End server and workers, and what the workers run: it has sessions of its own and would go on."""
+        for worker in self.workers.values():
+            for pid in processes.descendants(worker.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        ours = [*self.workers.values(), *([self.server] if self.server else [])]
+        for process in ours:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-        for process in processes:
+        for process in ours:
             try:
                 process.wait(timeout=15)
             except subprocess.TimeoutExpired:

@@ -91,7 +91,7 @@ def plan(kills: int, seed: int, server: bool) -> list[tuple[str, str, int]]:
     luck = random.Random(seed)
     boundary = [("flow", point, 1 + n % 2) for n, point in enumerate(POINTS)]
     luck.shuffle(boundary)
-    targets = ("flow", "host", "server", "host") if server else ("flow", "host")
+    targets = ("host", "candidate", "flow", "worker", "server") if server else ("host", "candidate", "flow")
     random_ones = [(target, "", 0) for target in targets]
     share = min(len(boundary), (kills + 1) // 2)
     chosen = boundary[:share] + list(itertools.islice(itertools.cycle(random_ones), kills - share))

@@ -3,9 +3,11 @@
 python -m bench.faults --kills 50 --json
 
 Every point of the loop is a kill's turn once (before and after each task, inside a checkpoint, inside the commit), then
-come random moments of the flow's process, the host process around the candidates, and the Prefect server. Training is
-answered by a stand-in, a function of source and seed; policy, memory, MLflow, Prefect and the processes are real. Ten
-experiments a campaign; it is resumed until it has them all, and then the next one begins.
+come random moments of the flow's process, the host process around the candidates (which is their supervisor's other half),
+a candidate, a Prefect worker that runs the campaign, and the Prefect server. Training is answered by a stand-in, a function
+of source and seed; policy, memory, MLflow, Prefect and the processes are real. Ten experiments a campaign; it is resumed
+until it has them all, and then the next one begins. A candidate that is killed alone is a crash, and the policy learns from
+it: such a campaign is compared with one in which that candidate dies by itself.
 
     kills         SIGKILLs delivered
     resumed       of these, after how many the campaign went on
@@ -29,6 +31,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from bench.answering_node import KILLED
 from bench.cluster import Cluster, cluster
 from frozen_env.runtime import processes
 
@@ -87,27 +90,36 @@ class Faults:
         self.seed = seed
         self.figures: Counter[str] = Counter()
         self.length_s = 0.0
+        self.truths: dict[frozenset[str], dict[str, Any]] = {}
         processes.adopt_orphans()
 
     def deliver(self, kills: int) -> dict[str, int]:
         """Kill `kills` times and return the figures."""
         began_s = time.monotonic()
-        reference = self.folder / "reference"
-        pid = self.start(reference, None)
-        if self.wait(pid) != 0:
-            raise RuntimeError((reference / "log.txt").read_text()[-4000:])
+        self.truth(frozenset())
         self.length_s = time.monotonic() - began_s
-        truth = self.compare.read(reference)
         plan = self.points.plan(kills, self.seed, server=self.server is not None)
         campaign = 0
         while plan:
             campaign += 1
-            self.until_finished(self.folder / f"campaign-{campaign}", plan, truth)
+            self.until_finished(self.folder / f"campaign-{campaign}", plan)
         for name in ("kills", "resumed", *BAD):
             self.figures[name] += 0
         return {name: self.figures[name] for name in ("kills", "resumed", *BAD)}
 
-    def until_finished(self, place: Path, plan: list[tuple[str, str, int]], truth: dict[str, Any]) -> None:
+    def truth(self, killed: frozenset[str]) -> dict[str, Any]:
+        """Return an uninterrupted campaign, in which these candidates die by themselves."""
+        if killed not in self.truths:
+            reference = self.folder / f"reference-{len(self.truths)}"
+            os.environ[KILLED] = ",".join(sorted(killed))
+            pid = self.start(reference, None)
+            del os.environ[KILLED]
+            if self.wait(pid) != 0:
+                raise RuntimeError((reference / "log.txt").read_text()[-4000:])
+            self.truths[killed] = self.compare.read(reference)
+        return self.truths[killed]
+
+    def until_finished(self, place: Path, plan: list[tuple[str, str, int]]) -> None:
         """Run one campaign to its end, killing as planned; each kill that was delivered leaves the plan."""
         committed: set[int] = set()
         waiting = 0
@@ -115,7 +127,7 @@ class Faults:
             blow = plan[0] if plan else None
             pid = self.start(place, blow)
             left_s = self.length_s * (1 - len(committed) / EXPERIMENTS)
-            delivered = self.strike(pid, blow, left_s) if blow else False
+            delivered = self.strike(pid, place, blow, left_s) if blow else False
             code = self.wait(pid)
             delivered = delivered or (blow is not None and blow[0] == "flow" and code == -signal.SIGKILL)
             if delivered:
@@ -134,6 +146,7 @@ class Faults:
             if not delivered and code != 0:
                 print(f"unexpected exit {code}: {(place / 'log.txt').read_text()[-1500:]}", file=sys.stderr, flush=True)
                 break
+        truth = self.truth(self.compare.killed_candidates(place))
         lost, duplicated, differences = self.compare.against(truth, place)
         self.figures["lost"] += lost
         self.figures["duplicated"] += duplicated
@@ -148,17 +161,26 @@ class Faults:
         """Fork a child that begins the campaign at `place`, or resumes it, and dies where `blow` says."""
         place.mkdir(parents=True, exist_ok=True)
         sys.stdout.flush()
+        settings = SETTINGS | {"iterations": EXPERIMENTS - 1}
         pid = os.fork()
         if pid == 0:
+            if blow and blow[0] == "worker":
+                assert self.server is not None
+                self.child.run_under_worker(place, settings, self.server.port)
             point, occurrence = (blow[1], blow[2]) if blow and blow[0] == "flow" else ("", 0)
-            self.child.run(place, SETTINGS | {"iterations": EXPERIMENTS - 1}, point, occurrence)
+            self.child.run(place, settings, point, occurrence)
         return pid
 
-    def strike(self, pid: int, blow: tuple[str, str, int], left_s: float) -> bool:
+    def strike(self, pid: int, place: Path, blow: tuple[str, str, int], left_s: float) -> bool:
         """Deliver a blow from outside, at a random moment of the seconds left. Return whether it met somebody."""
         target, point, _ = blow
         if point:
             return False  # the child strikes itself
+        # A run of the untouched target that fails ends a campaign, and a worker takes seconds to begin with one.
+        while target in ("candidate", "worker") and not self.compare.committed(place):
+            if _ended(pid):
+                return False
+            time.sleep(0.3)
         deadline_s = time.monotonic() + self.luck.uniform(0.1, 0.6) * left_s
         while time.monotonic() < deadline_s:
             if _ended(pid):
@@ -173,10 +195,10 @@ class Faults:
             self.server.start_server()
             return True
         while not _ended(pid):
-            hosts = [child for child in processes.children(pid) if "answering_node" in _command(child)]
-            if hosts:
-                return _kill(hosts[0])
-            time.sleep(0.01)
+            victims = VICTIMS[target](pid)
+            if victims:
+                return _kill(victims[0])
+            time.sleep(0.005)
         return False
 
     def wait(self, pid: int) -> int:
@@ -217,6 +239,22 @@ class Faults:
             if not reaped:
                 left.append(pid)
         return left
+
+
+def _hosts(pid: int) -> list[int]:
+    return [child for child in processes.children(pid) if "answering_node" in _command(child)]
+
+
+def _candidates(pid: int) -> list[int]:
+    """Those that are alive, and not merely unburied."""
+    return [child for host in _hosts(pid) for child in processes.children(host) if _command(child)]
+
+
+def _workers(pid: int) -> list[int]:
+    return [child for child in processes.children(pid) if "prefect worker start" in _command(child)]
+
+
+VICTIMS = {"host": _hosts, "candidate": _candidates, "worker": _workers}
 
 
 def _ended(pid: int) -> bool:

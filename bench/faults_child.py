@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -30,9 +31,7 @@ def run(place: Path, settings: dict[str, Any], point: str, occurrence: int) -> N
     """Begin the campaign at `place`, or resume it if it has begun, and exit with the command line's code."""
     code = 70
     try:
-        log = os.open(place / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        _log_to(place)
         flows.slots.Host = AnsweringHost  # type: ignore[misc]
         if point:
             fault_points.arm(point, occurrence)
@@ -48,6 +47,22 @@ def run(place: Path, settings: dict[str, Any], point: str, occurrence: int) -> N
     finally:
         sys.stdout.flush()
         os._exit(code)
+
+
+def run_under_worker(place: Path, settings: dict[str, Any], port: int) -> NoReturn:
+    """The same through a deployment and a Prefect worker, in a program of its own."""
+    _log_to(place)
+    memory = place / "memory.duckdb"
+    parameters = {"resume": "latest"} if begun(memory) else {}
+    chosen = {"memory": str(memory)} | ({} if parameters else settings)
+    words = [str(place), str(port), json.dumps(parameters | {"settings": chosen})]
+    os.execv(sys.executable, [sys.executable, "-m", "bench.faults_worker", *words])
+
+
+def _log_to(place: Path) -> None:
+    log = os.open(place / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
 
 
 def begun(path: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arl_core.memory import Memory
+from arl_core.repeats import Repeats
 from flows.session import unpack_rollouts
 
 APART = ("campaign_id", "created_at", "costs")
@@ -41,9 +42,23 @@ def committed(place: Path) -> set[int]:
         return set()
     memory = Memory(path)
     try:
-        return {one.index for one in memory.experiments("latest")} if memory.campaigns() else set()
+        return {one.index for one in memory.experiments("latest", whole=False)} if memory.campaigns() else set()
     finally:
         memory.close()
+
+
+def killed_candidates(place: Path) -> frozenset[str]:
+    """`PROGRAM:SEED` of the runs that the memory says were killed: as the candidate's doing, for it cannot know better."""
+    memory = Memory(place / "memory.duckdb")
+    try:
+        if not memory.campaigns():
+            return frozenset()
+        campaign = memory.get_campaign("latest")
+        first = [(one.source_hash, one.seed, one.reason) for one in memory.experiments(campaign.id, whole=False)]
+        again = [(one.source_hash, one.seed, one.reason) for one in Repeats(memory).of(campaign.id)]
+    finally:
+        memory.close()
+    return frozenset(f"{program}:{seed}" for program, seed, reason in (*first, *again) if "SIGKILL" in reason)
 
 
 def against(truth: dict[str, Any], place: Path) -> tuple[int, int, list[str]]:

@@ -65,6 +65,7 @@ def soak(folder: Path, experiments: int) -> dict[str, Any]:
             return answer(source, seed, self.spec.budget_s)
 
     marks: list[tuple[int, float, float]] = []
+    waiting: list[int] = []
     began_s = time.monotonic()
     settled = flows.research.settled
 
@@ -73,9 +74,11 @@ def soak(folder: Path, experiments: int) -> dict[str, Any]:
         if experiment.index % max(1, experiments // MARKS) == 0:
             mark = (experiment.index, resident_mb(), disk_mb(folder, ("artifacts", "campaigns")))
             marks.append(mark)
+            waiting.append(events_waiting())
             seconds = time.monotonic() - began_s
             print(
-                f"{mark[0]:6d} experiments  {mark[1]:7.1f} MB resident  {mark[2]:6.1f} MB files  {seconds:.0f} s",
+                f"{mark[0]:6d} experiments  {mark[1]:7.1f} MB resident  {mark[2]:6.1f} MB files  {seconds:.0f} s  "
+                f"{waiting[-1]} events wait for the Prefect server",
                 flush=True,
             )
 
@@ -91,6 +94,7 @@ def soak(folder: Path, experiments: int) -> dict[str, Any]:
         "files_mb": {str(index): round(files, 2) for index, _, files in marks},
         "growth_kb_per_experiment": round(1024 * slope(settled_marks), 2),
         "highest_above_quarter_mb": round(max(mb for _, mb in settled_marks) - settled_marks[0][1], 1),
+        "most_events_waiting": max(waiting),
         "database_mb": {
             "memory": round((folder / "memory.duckdb").stat().st_size / 2**20, 1),
             "mlflow": round((folder / "mlflow.db").stat().st_size / 2**20, 1),
@@ -103,6 +107,13 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
     """Return the slope of the least-squares line. ValueError for fewer than two points."""
     xs, ys = zip(*points, strict=True)
     return statistics.linear_regression(xs, ys).slope
+
+
+def events_waiting() -> int:
+    """Return how many events Prefect has not handed to its server yet: each holds its task's arguments."""
+    from prefect.events.worker import EventsWorker
+
+    return sum(one._queue.qsize() for one in EventsWorker._instances.values())
 
 
 def resident_mb() -> float:

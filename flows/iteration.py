@@ -258,7 +258,10 @@ def _experiment(
         }
     if index == 0:
         fields["source_hash"] = source_hash(known["source"])
-    return Experiment(**(fields | known))
+    fields |= known
+    if result is not None and result.extra:
+        fields["extra"] = result.extra | fields.get("extra", {})
+    return Experiment(**fields)
 
 
 def _remember(session: Session, experiment: Experiment, costs: Costs) -> None:

@@ -8,6 +8,7 @@ scheduled once more; a candidate under which two nodes died counts as crashed, s
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -63,7 +64,8 @@ class _Job:
     flow_run_id: UUID
     attempt: int = 1
     beat: int = 0
-    beat_s: float = field(default_factory=time.monotonic)
+    beat_s: float = field(default_factory=lambda: time.monotonic())
+    scheduled_s: float = field(default_factory=lambda: time.monotonic())
     began: bool = False
     pending_s: float | None = None
     told_waiting: bool = False
@@ -89,6 +91,7 @@ class NodeSlots:
         self._guard = threading.Lock()
         self._stop = threading.Event()
         self._server_away = False
+        self._back_s = -math.inf  # when the server was last away until
         self._deployment_id = self._ask(lambda client: _deployment(client, config.nodes.deployment))
         self._ask(self._cancel_all)  # what a killed campaign left behind
         self._thread = threading.Thread(target=self._watch, name="nodes", daemon=True)
@@ -225,13 +228,16 @@ class NodeSlots:
         self._lost(job, f"{run.state.name}: {(run.state.message or '').strip()[:300]}")
 
     def _lost(self, job: _Job, why: str) -> None:
-        """Schedule the candidate once more; the second time it counts as crashed, unless nodes refuse it."""
+        """Schedule the candidate once more; the second time it counts as crashed, unless nodes refuse it.
+
+        What was lost while the server was away is not held against it: a process cannot begin without the server.
+        """
         self._done(job)
         self._ask(lambda client: _forget(client, [job.flow_run_id]))
-        index = job.order.index
-        if job.attempt < ATTEMPTS:
+        index, blameless = job.order.index, job.scheduled_s < self._back_s
+        if blameless or job.attempt < ATTEMPTS:
             self._say(f"experiment {index} is scheduled again: {why}")
-            self._schedule(job.order, job.on_event, job.future, job.attempt + 1)
+            self._schedule(job.order, job.on_event, job.future, job.attempt + (not blameless))
         elif "ManifestError" in why or "SandboxUnavailable" in why or "DataMissing" in why:
             job.future.set_exception(
                 HostError(f"nodes refuse experiment {index}: {why}. Mend or stop their workers, then resume")
@@ -263,7 +269,7 @@ class NodeSlots:
                 with get_client(sync_client=True) as client:
                     answer = question(client)
                 if self._server_away:
-                    self._server_away = False
+                    self._server_away, self._back_s = False, time.monotonic()
                     self._say("the Prefect server is back")
                     for job in list(self._jobs.values()):
                         job.beat_s = time.monotonic()

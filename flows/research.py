@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 from prefect import flow
 from prefect.exceptions import TerminationSignal
 
@@ -24,6 +25,7 @@ from arl_core.stop_conditions import StopConditions
 from flows.iteration import run_iteration, run_seed
 from flows.mortal import make_servers_mortal
 from flows.parallel import run_parallel, settled
+from flows.patient import outlive_servers
 from flows.session import Session, open_session, preflight
 from flows.signals import ending_on_sigterm
 from flows.start import plan
@@ -31,6 +33,8 @@ from flows.summary import print_summary
 from frozen_env.contract import ResearchError
 from frozen_env.description import locate, shown
 from tasks.track import is_open, prepare, track_campaign
+
+outlive_servers()  # here, because a worker's engine imports this module and knows no main()
 
 
 @flow(name="research", log_prints=False, persist_result=False, validate_parameters=False)
@@ -126,6 +130,13 @@ def main(arguments: list[str] | None = None) -> int:
             research(*chosen)
     except ResearchError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except httpx.HTTPError as error:  # at its begin or end; in between a campaign does not need it
+        print(
+            f"error: the Prefect server does not answer ({type(error).__name__}: {error}); start it again, or unset "
+            "PREFECT_API_URL to do without. What was committed is kept: --resume latest",
+            file=sys.stderr,
+        )
         return 1
     except (KeyboardInterrupt, TerminationSignal, SystemExit) as error:
         print("interrupted; go on with: python -m flows.research --resume latest", file=sys.stderr)

@@ -220,6 +220,7 @@ def open_session(start: Start) -> Iterator[Session]:
         next_index = memory.next_index(campaign.id)
         first = next_index if start.first is None else start.first
         begun = {"flow_run": flow_run_id(), "first": first}
+        note_start(memory, campaign.id, begun)
         session = Session(config, campaign, memory, slots, display, folder, start.last_index(next_index), begun)
         session.artifacts = UiArtifacts()
         stack.callback(session.artifacts.close)
@@ -231,6 +232,12 @@ def open_session(start: Start) -> Iterator[Session]:
             memory.set_status(campaign.id, "interrupted" if stopped else "failed")
             raise
         memory.set_status(campaign.id, "finished")
+
+
+def note_start(memory: Memory, campaign_id: str, begun: dict[str, Any]) -> None:
+    """Write down which flow run this is before its first experiment: killed until then, a retry finds its campaign."""
+    state = memory.state(campaign_id) or State()
+    memory.commit_state(campaign_id, dataclasses.replace(state, values=state.values | {"start": begun}))
 
 
 def preflight(start: Start) -> None:

@@ -18,6 +18,8 @@ def prepare() -> None:
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # the default, 20 s, is missed on busy cores
+        # Each event that waits for a slow or absent server holds its task's arguments: without a bound, memory grows.
+        "PREFECT_EVENTS_WORKER_MAX_QUEUE_SIZE": "500",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the default waits for minutes; what is missing is made up for later

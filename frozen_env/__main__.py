@@ -199,8 +199,23 @@ def _show(result: RunResult, out: Path) -> None:
             f"{score.metric} {score.value:.4f}  ({text}{result.training_s:.1f} s of training; "
             f"scoring {score.seconds:.2f} s + {score.startup_s:.2f} s start-up; peak {result.peak_memory_mb:.0f} MiB)"
         )
+        print(_speed(result.extra["performance"]))
     else:
         print(f"{result.ending} ({result.cause}): {result.reason}; log: {out / 'log.txt'}")
+
+
+def _speed(known: dict[str, Any]) -> str:
+    """Return one line about tokens, steps and the device; what is not known is left out."""
+    shown = [
+        ("tokens_per_s", "{:,.0f} tokens/s"),
+        ("step_s", "{:.3g} s a step"),
+        ("step_share", "{:.1%} of the budget in steps"),
+        ("wait_share", "{:.2%} waiting for text"),
+        ("mfu", "{:.1%} MFU"),
+        ("peak_vram_mb", "{:,.0f} MiB of the GPU"),
+    ]
+    words = [form.format(known[name]) for name, form in shown if known[name] is not None]
+    return f"{known['device'] or 'unknown device'}: {', '.join(words)}"
 
 
 if __name__ == "__main__":

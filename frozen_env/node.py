@@ -11,6 +11,7 @@ from pathlib import Path
 from frozen_env import manifest
 from frozen_env.contract import FrozenEnvError
 from frozen_env.description import read
+from frozen_env.files import join
 from frozen_env.runtime.channel import encode, write_all
 from frozen_env.runtime.guard import guarded
 from frozen_env.runtime.problem import Problem
@@ -19,7 +20,8 @@ from frozen_env.spec import EnvironmentSpec
 
 def main() -> int:
     """Be the host until the caller goes away."""
-    from frozen_env.runtime.host import serve  # after the guard has been forked: it stays small
+    from frozen_env.runtime.compile_cache import CompileCache  # after the guard has been forked: it stays small
+    from frozen_env.runtime.host import serve
 
     answers = os.dup(1)
     try:
@@ -32,8 +34,10 @@ def main() -> int:
             problem, part = open_problem(spec, Path(sys.argv[2]))
             return problem, hashlib.sha256(f"{frozen} {spec.digest()} {part}".encode()).hexdigest()[:16]
 
-        description = read(spec.problem)
-        serve(spec, load, torch=description.way == "served", files=description.files)
+        problem = read(spec.problem)
+        served = problem.way == "served"
+        cache = CompileCache(Path(sys.argv[2]) / "compiled", join(problem.sources())) if served else None
+        serve(spec, load, cache, torch=served, files=problem.files)
     except FrozenEnvError as error:
         write_all(answers, encode({"event": "refused", "kind": type(error).__name__, "reason": str(error)}))
         return 1

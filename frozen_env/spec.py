@@ -25,7 +25,8 @@ class EnvironmentSpec:
     name: str
     problem: str = "target"  # the problem's folder, relative to the project's root or absolute; its own digest counts
     corpus: Literal["kjv", "parquet"] = "kjv"
-    corpus_path: str = ""  # folder of parquet shards, for corpus = "parquet"
+    corpus_path: str = ""  # for corpus = "parquet": a folder of shards, or hf://datasets/OWNER/NAME/PATTERN.parquet
+    validation_shard: str = ""  # name of the shard that is held out whole; empty: documents are, by their sha256
     vocab_size: int = 1024
     seq_len: int = 256  # tokens
     held_out_rows: int = 128  # rows of seq_len + 1 tokens that are scored

@@ -32,6 +32,7 @@ MUON_MOMENTUM = 0.95  # memory of gradients in Muon
 MUON_STEPS = 5  # Newton-Schulz iterations
 
 # --- schedule: WARMUP and WARMDOWN are shares of the time budget ---
+REPORT_EVERY = 10  # steps between reports, each of which waits for the GPU
 WARMUP = 0.01  # learning rates rise from zero
 WARMDOWN = 0.5  # learning rates fall at the end
 FINAL_LR = 0.0  # share of the peak that is left at the end
@@ -208,40 +209,48 @@ def loss_of(model, inputs_BT, targets_BT):
     return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
 
 
-def update(model, optimizers, progress):
-    """Clip the gradients, set the learning rates, step and clear the gradients."""
+def learn(model, optimizers, inputs_BT, targets_BT, progress):
+    """Take one step on a batch. Return its loss, which is not waited for."""
+    with mixed_precision():
+        loss = loss_of(model, inputs_BT, targets_BT)
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm(progress))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * lr_share(progress)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
+def preflight(model):
+    """Take a step on random tokens and undo it: compile, and fail before the clock starts."""
+    before = [p.detach().to("cpu", copy=True) for p in model.parameters()]
+    learn(model, build_optimizers(model), *env.dummy_batch(BATCH_ROWS), 0.0).item()
+    for p, value in zip(model.parameters(), before, strict=True):
+        p.data.copy_(value)
 
 
 def train(model):
-    """Train until the budget is used. Each loss is read a step late: the GPU never waits."""
+    """Train until the budget is used. Losses are read a step late: the GPU never waits."""
+    preflight(model)
     optimizers = build_optimizers(model)
-    loss_fn = torch.compile(loss_of) if env.device() == "cuda" else loss_of
-    with mixed_precision():
-        loss_fn(model, *env.dummy_batch(BATCH_ROWS)).backward()
-    model.zero_grad(set_to_none=True)
     env.start()
     inputs_BT, targets_BT = env.next_batch(BATCH_ROWS)
     step, previous = 0, None
     while (progress := env.progress()) < 1.0:
-        with mixed_precision():
-            loss = loss_fn(model, inputs_BT, targets_BT)
-        loss.backward()
-        update(model, optimizers, progress)
+        loss = learn(model, optimizers, inputs_BT, targets_BT, progress)
         inputs_BT, targets_BT = env.next_batch(BATCH_ROWS)
-        if previous is not None:
+        if step > 0 and step % REPORT_EVERY == 0:
             env.report(step, previous.item(), MUON_LR * lr_share(progress))
-        previous = loss.detach()
-        step += 1
+        step, previous = step + 1, loss
 
 
 if __name__ == "__main__":
     torch.set_float32_matmul_precision("high")
+    if env.device() == "cuda":
+        loss_of = torch.compile(loss_of)
+        orthogonalize = torch.compile(orthogonalize, dynamic=False)
     model = build_model()
     train(model)
     env.submit(model)

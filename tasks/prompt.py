@@ -58,13 +58,20 @@ def diagnostics(recent: list[Experiment], config: CampaignConfig) -> list[str]:
         if one.tokens and trained_s > 0:
             return [
                 f"last run #{one.index}: {one.tokens} tokens in {trained_s:.0f} of {config.environment.budget_s:.0f} s "
-                f"({one.tokens / trained_s:.0f} tokens/s), {one.peak_memory_mb:.0f} MiB"
+                f"({one.tokens / trained_s:.0f} tokens/s), {one.peak_memory_mb:.0f} MiB{_on_gpu(one)}"
             ]
         if trained_s > 0:  # data that nobody counts
             return [
                 f"last run #{one.index}: {trained_s:.0f} of {config.environment.budget_s:.0f} s, {one.peak_memory_mb:.0f} MiB"
             ]
     return []
+
+
+def _on_gpu(one: Experiment) -> str:
+    """How well a GPU was used, as far as it is known; '' for a CPU."""
+    known = one.extra.get("performance") or {}
+    forms = {"mfu": ", {:.0%} MFU", "peak_vram_mb": ", {:.0f} MiB of the GPU"}
+    return "".join(form.format(known[name]) for name, form in forms.items() if known.get(name) is not None)
 
 
 def _past(one: Experiment) -> PastExperiment:

@@ -13,6 +13,7 @@ import logging
 import queue
 import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 
 LEADERS = 10
 DIFF_CHARS = 20_000
-FAILURES = 3  # in a row, after which nothing more is tried
+FAILURES = 3  # in a row, after which nothing is tried for PAUSE_S
+PAUSE_S = 300.0
 CLOSE_S = 5.0  # longest wait for the last picture at the end
 
 
@@ -70,16 +72,19 @@ class UiArtifacts:
             self._thread.join(CLOSE_S)
 
     def _work(self) -> None:
-        failures = 0
+        failures, again_s = 0, 0.0
         while (make := self._waiting.get()) is not None:
-            if failures >= FAILURES:
+            if time.monotonic() < again_s:
                 continue  # keep taking, so that nobody waits
             try:
                 self._post(make(), self._known)
                 failures = 0
             except Exception as error:
                 failures += 1
-                ending = "; no more are tried" if failures == FAILURES else ""
+                self._known.clear()  # a server with another database knows none of them
+                ending = ""
+                if failures >= FAILURES:
+                    ending, again_s = f"; left alone for {PAUSE_S:g} s", time.monotonic() + PAUSE_S
                 log.warning("Prefect's page is behind: %s%s", one_line(str(error), 200), ending)
 
 

@@ -37,6 +37,7 @@ def metrics_of(experiment: Experiment) -> list[Point]:
     single |= {f"reward/{name}": value for name, value in experiment.reward_terms.items() if name != "reward"}
     single |= {f"seconds/{name}": value for name, value in experiment.costs.items()}
     single |= {f"policy/{name}": value for name, value in dict(experiment.extra.get("update") or {}).items()}
+    single |= {f"run/{name}": value for name, value in dict(experiment.extra.get("performance") or {}).items()}
     single |= {f"confirm/{name}": value for name, value in dict(experiment.extra.get("confirmation") or {}).items()}
     points: list[Point] = [(key, float(value), at, 0) for key, value in single.items() if _is_number(value)]
     began = started_ms(experiment)

@@ -30,12 +30,7 @@ from bench.replay.surrogate import Surrogate
 from frozen_env.contract import ResearchError, Status
 
 ROOT = Path(__file__).resolve().parents[2]
-LANGUAGE = {  # arm: does PPO update the policy, does the critic choose among its samples
-    "greedy": (False, False),
-    "rl": (True, True),
-    "ppo": (True, False),
-    "critic": (False, True),
-}
+LANGUAGE = ("greedy", "rl", "ppo", "critic")
 MARKS_H = (8, 24, 168)
 Trace = list[tuple[float, float]]  # (hours, true val_bpb of the incumbent), one entry per new incumbent
 
@@ -141,8 +136,6 @@ def _run_language(
         folder=options.work / f"{arm}-{seed}",
         seed=seed,
         name=arm,
-        learn=LANGUAGE[arm][0],
-        choose=LANGUAGE[arm][1],
         edits_per_round=options.edits_per_round,
         overrides=parse_overrides(options.set),
         say=(lambda _line: None) if options.json else (lambda line: print(f"{arm} seed {seed}: {line}", flush=True)),

@@ -34,6 +34,12 @@ from tasks.propose import choosing
 from tasks.reward import make_reward
 
 ROOT = Path(__file__).resolve().parents[2]
+ARMS = {  # arm: does PPO update the policy, does the critic choose among policy.choices samples for each experiment
+    "greedy": (False, False),
+    "rl": (True, True),
+    "ppo": (True, False),
+    "critic": (False, True),
+}
 REFUSED_S = 10.0  # simulated time of a proposal that is not run: the policy's own
 
 
@@ -43,14 +49,15 @@ class LanguageArm:
 
     surrogate: Surrogate
     folder: Path
-    name: str
+    name: str  # of ARMS
     seed: int
-    learn: bool  # PPO updates the policy
-    choose: bool  # the critic chooses among policy.choices samples for each experiment
     edits_per_round: int
     overrides: dict[str, Any]
     checkpoint: list[str] | None = None  # name and digest of the policy that the last state names
     say: Callable[[str], None] = lambda _line: None
+
+    def __post_init__(self) -> None:
+        self.learn, self.choose = ARMS[self.name]
 
     def run(self, hours: float) -> list[Experiment]:
         """Go on until the simulated hours are used and return all experiments, without their texts."""

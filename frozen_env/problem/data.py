@@ -20,8 +20,8 @@ import os
 import shutil
 import time
 import tomllib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,15 +29,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frozen_env.contract import DataMissing, FrozenEnvError, ManifestError
-from frozen_env.fetch import sha256_file
-from frozen_env.problem.text import Say, find_shards, read_documents
-from frozen_env.problem.tokenizer import encode, read_tokenizer, token_bytes, train_tokenizer
+from frozen_env.fetch import Say, sha256_file
+from frozen_env.problem.encoder import Encoder
+from frozen_env.problem.shards import Document
+from frozen_env.problem.text import Corpus, open_corpus
+from frozen_env.problem.tokenizer import token_bytes, train_tokenizer
 from frozen_env.spec import EnvironmentSpec
 
 FILES = ("tokenizer.json", "token_bytes.npy", "train.npy", "validation.npy")
 MANIFEST = "MANIFEST.sha256"
 PINS = Path(__file__).parent / "pins.toml"
+SIDES = ("train", "validation")
 TOKENIZER_SAMPLE_CHARS = 100_000_000  # of training text, from the first shard on
+BATCH_CHARS = 4_000_000  # of text encoded at a time
+SAY_EVERY_S = 10.0  # progress within a shard
 REMEDY = "run: make data (or: python -m frozen_env prepare --preset {name})"
 
 
@@ -58,7 +63,9 @@ def corpus_key(spec: EnvironmentSpec) -> str:
     """Name one tokenised corpus. seq_len and held_out_rows only cut it differently, so they are not in the name."""
     if spec.corpus == "kjv":
         return f"kjv-{spec.vocab_size}"
-    where = str(Path(spec.corpus_path).expanduser().resolve())
+    path = spec.corpus_path
+    where = path if path.startswith("hf:") else str(Path(path).expanduser().resolve())
+    where += f" {spec.validation_shard}" if spec.validation_shard else ""
     return f"{spec.corpus}-{hashlib.sha256(where.encode()).hexdigest()[:8]}-{spec.vocab_size}"
 
 
@@ -203,21 +210,23 @@ def _locked(path: Path, say: Say) -> Iterator[None]:
 
 
 def _prepare(spec: EnvironmentSpec, data_dir: Path, folder: Path, say: Say) -> None:
-    shards = find_shards(spec, data_dir, say)
-    staging = _staging(folder, shards, say)
+    corpus = open_corpus(spec, data_dir, say)
+    staging = _staging(folder, corpus.paths, say)
     tokenizer_path = staging / "tokenizer.json"
     if not tokenizer_path.is_file():
         say(f"training a byte-level BPE of {spec.vocab_size} tokens on the training text")
-        text = train_tokenizer(_tokenizer_sample(spec.corpus, shards), spec.vocab_size)
+        text = train_tokenizer(_tokenizer_sample(corpus), spec.vocab_size)
         with _whole_file(tokenizer_path) as part:
             part.write_text(text, encoding="utf-8")
     pieces = staging / "pieces"
     pieces.mkdir(exist_ok=True)
-    for index, shard in enumerate(shards):
-        _tokenise_shard(spec.corpus, shard, tokenizer_path, pieces, index, f"shard {index + 1} of {len(shards)}", say)
-    for side in ("train", "validation"):
+    encoder = Encoder(tokenizer_path)
+    for index, shard in enumerate(corpus.paths):
+        which = f"shard {index + 1} of {len(corpus.paths)}, {shard.name}"
+        _tokenise_shard(corpus, shard, encoder, [pieces / f"{side}-{index:05d}.u16" for side in SIDES], which, say)
+    for side in SIDES:
         with _whole_file(staging / f"{side}.npy") as part:
-            _join(sorted(pieces.glob(f"{side}-*.npy")), part)
+            _join(sorted(pieces.glob(f"{side}-*.u16")), part)
     np.save(staging / "token_bytes.npy", token_bytes(tokenizer_path.read_text(encoding="utf-8")))
     manifest = "".join(f"{sha256_file(staging / name)}  {name}\n" for name in FILES)
     (staging / MANIFEST).write_text(manifest, encoding="utf-8")
@@ -250,9 +259,9 @@ def _whole_file(path: Path) -> Iterator[Path]:
     os.replace(part, path)
 
 
-def _tokenizer_sample(corpus: str, shards: list[Path]) -> Iterator[str]:
+def _tokenizer_sample(corpus: Corpus) -> Iterator[str]:
     chars = 0
-    for document in itertools.chain.from_iterable(read_documents(corpus, shard) for shard in shards):
+    for document in itertools.chain.from_iterable(corpus.documents(shard) for shard in corpus.paths):
         if document.held_out:
             continue
         yield document.text
@@ -261,33 +270,64 @@ def _tokenizer_sample(corpus: str, shards: list[Path]) -> Iterator[str]:
             return
 
 
-def _tokenise_shard(
-    corpus: str, shard: Path, tokenizer_path: Path, pieces: Path, index: int, which: str, say: Say
-) -> None:
-    outputs = {side: pieces / f"{side}-{index:05d}.npy" for side in ("train", "validation")}
-    if all(path.is_file() for path in outputs.values()):
+def _tokenise_shard(corpus: Corpus, shard: Path, encoder: Encoder, outputs: list[Path], which: str, say: Say) -> None:
+    """Write the tokens of a shard's training and held-out documents to two raw files, unless both are there."""
+    if all(path.is_file() for path in outputs):
         return
-    started = time.perf_counter()
-    tokenizer = read_tokenizer(tokenizer_path)
-    for side, path in outputs.items():
-        texts = (d.text for d in read_documents(corpus, shard) if d.held_out == (side == "validation"))
-        tokens = _concatenate(encode(tokenizer, texts))
-        with _whole_file(path) as part:
-            np.save(part, tokens)
-    seconds = time.perf_counter() - started
-    say(f"tokenised {which}, {shard.name}: {shard.stat().st_size / 1e6 / seconds:.1f} MB/s")
+    progress = _Progress(which, say)
+    with ExitStack() as stack:
+        files = [stack.enter_context(stack.enter_context(_whole_file(path)).open("wb")) for path in outputs]
+        for batch in _batches(corpus.documents(shard)):
+            for held_out, file in enumerate(files):
+                texts = [document.text for document in batch if document.held_out == bool(held_out)]
+                file.write(encoder.encode(texts).tobytes())
+            progress.add(sum(len(document.text.encode()) for document in batch))
+    progress.end(encoder.library)
 
 
-def _concatenate(arrays: Iterable[NDArray[np.uint16]]) -> NDArray[np.uint16]:
-    return np.concatenate([np.empty(0, dtype=np.uint16), *arrays])
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    chars = 0
+    for document in documents:
+        batch.append(document)
+        chars += len(document.text)
+        if chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+class _Progress:
+    """Says how far a shard is, now and then, in megabytes of raw text."""
+
+    def __init__(self, which: str, say: Say) -> None:
+        self.which, self.say = which, say
+        self.began_s = self.said_s = time.perf_counter()
+        self.done_bytes = 0
+
+    def add(self, size_bytes: int) -> None:
+        self.done_bytes += size_bytes
+        now_s = time.perf_counter()
+        if now_s - self.said_s >= SAY_EVERY_S:
+            self.said_s = now_s
+            self.say(f"tokenising {self.which}: {self._words()}")
+
+    def end(self, library: str) -> None:
+        self.say(f"tokenised {self.which}: {self._words()} with {library}")
+
+    def _words(self) -> str:
+        seconds = max(time.perf_counter() - self.began_s, 1e-9)
+        return f"{self.done_bytes / 1e6:.1f} MB of text, {self.done_bytes / 1e6 / seconds:.1f} MB/s"
 
 
 def _join(pieces: list[Path], path: Path) -> None:
-    """Write one array out of many, a piece in memory at a time."""
-    arrays = [np.load(piece, mmap_mode="r", allow_pickle=False) for piece in pieces]
-    joined = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint16, shape=(sum(map(len, arrays)),))
+    """Write one array out of many raw files, one of them in memory at a time."""
+    tokens = sum(piece.stat().st_size for piece in pieces) // 2
+    joined = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint16, shape=(tokens,))
     low = 0
-    for array in arrays:
+    for piece in pieces:
+        array = np.fromfile(piece, dtype=np.uint16)
         joined[low : low + len(array)] = array
         low += len(array)
     joined.flush()

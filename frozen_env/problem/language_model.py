@@ -18,6 +18,7 @@ from frozen_env.spec import EnvironmentSpec
 
 SCORED, PROBED = 0, 1
 ROWS_PER_BATCH = 16
+LOGITS_BYTES_PER_BATCH = 64 << 20  # of float32: whole logits of the held-out text would be tens of gigabytes
 SPLICE_TOKENS = 2_000_000  # of the validation text, from which futures are taken
 # How far a past log-probability may move when only the future changed: fp32 kernels differ in the last digits between
 # batches, bf16 ones by more. A model that looks one token ahead moves it by whole nats.
@@ -64,19 +65,34 @@ class BitsPerByte:
         text = np.asarray(data.validation_tokens[:SPLICE_TOKENS], dtype=np.int64)
         for row, cut in enumerate(self._cuts):
             spliced[row, cut:] = natural_future(text, spliced[row], int(cut), rng)
-        self.passes = [_batches(inputs), *([_batches(spliced)] if spec.probe_rows else [])]
-        self.repeated = _batches(originals)
+        self._rows_at_once = rows_at_once(inputs.shape[1], spec.vocab_size)
+        self.passes = [self._batches(inputs), *([self._batches(spliced)] if spec.probe_rows else [])]
+        self.repeated = self._batches(originals)
         self._nats = {SCORED: np.zeros(inputs.shape), PROBED: np.zeros(spliced.shape)}
         self._repeated_nats = np.zeros((2, *originals.shape))
 
     def take(self, pass_index: int, batch_index: int, logits_BTV: np.ndarray) -> str:
         # The past of a probe is compared on the original targets, so both passes are measured against those.
         targets = self._rows if pass_index == SCORED else self._rows[self._probed]
-        return _measure(self._nats[pass_index], targets, batch_index, logits_BTV, self._threads)
+        return self._measure(self._nats[pass_index], targets, batch_index, logits_BTV)
 
     def take_repeated(self, attempt: int, batch_index: int, logits_BTV: np.ndarray) -> str:
         targets = self._rows[self._probed]
-        return _measure(self._repeated_nats[attempt], targets, batch_index, logits_BTV, self._threads)
+        return self._measure(self._repeated_nats[attempt], targets, batch_index, logits_BTV)
+
+    def _measure(self, nats_BT: np.ndarray, targets_BT1: np.ndarray, batch_index: int, logits_BTV: np.ndarray) -> str:
+        """Write a batch's nats to its place. Return what is wrong with it, or ''."""
+        start = batch_index * self._rows_at_once
+        rows = slice(start, start + len(logits_BTV))
+        found_BT = nats_per_token(logits_BTV, targets_BT1[rows, 1:], self._threads)
+        if not np.isfinite(found_BT).all():
+            return "logits are not finite"
+        nats_BT[rows] = found_BT
+        return ""
+
+    def _batches(self, rows_BT: np.ndarray) -> list[np.ndarray]:
+        step = self._rows_at_once
+        return [rows_BT[start : start + step] for start in range(0, len(rows_BT), step)]
 
     def _past_differences(self) -> np.ndarray:
         """Largest change per probe of a log-probability whose inputs are the same in both passes, in nats."""
@@ -142,17 +158,6 @@ def natural_future(text_N: np.ndarray, row_T: np.ndarray, cut: int, rng: np.rand
     return np.full(length, row_T[cut] - 1 if row_T[cut] else 1)  # a text of one token only
 
 
-def _measure(
-    nats_BT: np.ndarray, targets_BT1: np.ndarray, batch_index: int, logits_BTV: np.ndarray, threads: int
-) -> str:
-    """Write a batch's nats to its place. Return what is wrong with it, or ''."""
-    rows = slice(batch_index * ROWS_PER_BATCH, batch_index * ROWS_PER_BATCH + len(logits_BTV))
-    found_BT = nats_per_token(logits_BTV, targets_BT1[rows, 1:], threads)
-    if not np.isfinite(found_BT).all():
-        return "logits are not finite"
-    nats_BT[rows] = found_BT
-    return ""
-
-
-def _batches(rows_BT: np.ndarray) -> list[np.ndarray]:
-    return [rows_BT[start : start + ROWS_PER_BATCH] for start in range(0, len(rows_BT), ROWS_PER_BATCH)]
+def rows_at_once(seq_len: int, vocab_size: int) -> int:
+    """Return how many rows a worker answers at a time: as many as LOGITS_BYTES_PER_BATCH holds, 1 to ROWS_PER_BATCH."""
+    return max(1, min(ROWS_PER_BATCH, LOGITS_BYTES_PER_BATCH // (4 * seq_len * vocab_size)))

@@ -8,7 +8,9 @@ of the `tokenizers` library; `Tokenizer.from_file` reads it. The library is impo
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +48,8 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=byte_letters(), show_progress=False)
-    tokenizer.train_from_iterator(documents, trainer)
+    with all_cores():
+        tokenizer.train_from_iterator(documents, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     if len(model["vocab"]) != vocab_size:
         raise FrozenEnvError(
@@ -69,24 +72,6 @@ def read_tokenizer(path: Path) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
-def encode(tokenizer: Tokenizer, documents: Iterable[str], batch: int = 256) -> Iterator[NDArray[np.uint16]]:
-    """Yield the tokens of each document, each followed by the token of byte 0. Uses all cores."""
-    end = tokenizer.token_to_id(byte_letters()[ord(END_OF_DOCUMENT)])
-    assert end is not None, "a byte-level vocabulary holds every byte"
-    waiting: list[str] = []
-    for document in documents:
-        waiting.append(document)
-        if len(waiting) == batch:
-            yield from _encode(tokenizer, waiting, end)
-            waiting = []
-    yield from _encode(tokenizer, waiting, end)
-
-
-def _encode(tokenizer: Tokenizer, documents: list[str], end: int) -> Iterator[NDArray[np.uint16]]:
-    for encoding in tokenizer.encode_batch_fast(documents, add_special_tokens=False):
-        yield np.array([*encoding.ids, end], dtype=np.uint16)
-
-
 def raw_tokens(tokenizer_json: str) -> list[bytes]:
     """Return the raw bytes of each token id, from the vocabulary itself.
 
@@ -103,3 +88,15 @@ def raw_tokens(tokenizer_json: str) -> list[bytes]:
 def token_bytes(tokenizer_json: str) -> NDArray[np.int64]:
     """Return the number of raw bytes of each token, int64 [V], each at least 1."""
     return np.array([len(raw) for raw in raw_tokens(tokenizer_json)], dtype=np.int64)
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Let `tokenizers` use every core, whatever it is told elsewhere for the sake of processes that fork."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "true"
+    try:
+        yield
+    finally:
+        os.environ[name] = before if before is not None else "false"

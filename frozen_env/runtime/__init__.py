@@ -7,6 +7,8 @@ zygote.py       a warm interpreter without data: candidates and scoring workers 
 inside.py       what a forked child does before it runs a candidate's code
 sandbox.py, seccomp.py, bubblewrap.py, gpus.py   its confinement
 training.py     watches one training run: serves batches, keeps time, reads reports, ends it
+performance.py, flops.py   how well a run used its time and its device
+compile_cache.py, toolchain.py   compiling inside the sandbox, and what of it outlives a candidate
 submission.py   what is handed in, and when it is too late
 predicting.py   runs a command that predicts, and has the file of predictions measured
 curve.py        losses from what a script prints, by a regular expression

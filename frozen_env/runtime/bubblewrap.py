@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from frozen_env.runtime import gpus, hiding
+from frozen_env.runtime import gpus, hiding, toolchain
 from frozen_env.runtime.launch import Order
 from frozen_env.spec import EnvironmentSpec
 
@@ -45,6 +45,7 @@ def command(order: Order, spec: EnvironmentSpec) -> list[str]:
         *sandbox.readable_paths(),
         *order.readable,
         *gpus.readable_paths([]),
+        *toolchain.readable_paths(spec.device),
         *_interpreter(),
         str(ROOT / "frozen_env"),
     ]

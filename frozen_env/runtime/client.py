@@ -37,6 +37,9 @@ class Run:
     batch_buffer: mmap.mmap | None = None
     started_at_s: float | None = None
     time_is_up: bool = False
+    asked: int = 0  # rows that were asked for and have not come yet
+    ahead_RT1: torch.Tensor | None = None  # rows that came and were not handed out yet
+    waited_s: float = 0.0  # for training text
 
 
 _run: Run | None = None
@@ -135,25 +138,47 @@ def progress() -> float:
 def next_batch(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the next rows of training text: (inputs_BT, targets_BT), int64, on device(). Targets are inputs shifted by one.
 
-    The run's seed fixes the order of rows, whatever the batch size. Once the budget is used no new text is served: the
-    last batch comes again. Raises NotJoined before start(), ValueError when rows is not in 1..buffer size.
+    The run's seed fixes the order of rows, whatever the batch size. The next batch
+    is asked for ahead, while this one is learned from. Once the budget is used no new text is served: the last batch
+    comes again. Raises NotJoined before start(), ValueError when rows is not in 1..buffer size.
     """
-    import torch
-
     run, channel = _training()
     if run.started_at_s is None:
         raise NotJoined("call frozen_env.start() before the first next_batch(): training text is served from then on")
-    channel.send({"rows": int(rows)})
-    reply = channel.receive()
-    if "error" in reply:
-        raise ValueError(reply["error"])
-    assert run.batch_buffer is not None
-    count = int(rows) * (run.seq_len + 1)
-    tokens = torch.frombuffer(run.batch_buffer, dtype=torch.uint16, count=count).reshape(int(rows), run.seq_len + 1)
-    tokens = tokens.to(torch.int64)  # copies out of the shared buffer, which the next request overwrites
+    rows = int(rows)
+    began_s = time.monotonic()
+    ready_RT1 = run.ahead_RT1
+    while ready_RT1 is None or len(ready_RT1) < rows or rows < 1:
+        if run.asked == 0:
+            _ask(run, channel, rows - (0 if ready_RT1 is None else len(ready_RT1)))
+        ready_RT1 = _receive(run, channel, ready_RT1)
+    run.waited_s += time.monotonic() - began_s
+    tokens, run.ahead_RT1 = ready_RT1[:rows], ready_RT1[rows:]
+    if len(run.ahead_RT1) < rows and run.asked == 0:
+        _ask(run, channel, rows - len(run.ahead_RT1))  # served while this batch is learned from
     if device() == "cuda":
         tokens = tokens.pin_memory().to("cuda", non_blocking=True)
     return tokens[:, :-1], tokens[:, 1:]
+
+
+def _ask(run: Run, channel: Channel, rows: int) -> None:
+    channel.send({"rows": rows})
+    run.asked = rows
+
+
+def _receive(run: Run, channel: Channel, before_RT1: torch.Tensor | None) -> torch.Tensor:
+    """Return the rows that are there with those that were asked for. Raises ValueError when they were refused."""
+    import torch
+
+    reply = channel.receive()
+    rows, run.asked = run.asked, 0
+    if "error" in reply:
+        raise ValueError(reply["error"])
+    assert run.batch_buffer is not None
+    width = run.seq_len + 1
+    came = torch.frombuffer(run.batch_buffer, dtype=torch.uint16, count=rows * width).reshape(rows, width)
+    came = came.to(torch.int64)  # copies out of the shared buffer, which the next request overwrites
+    return came if before_RT1 is None or len(before_RT1) == 0 else torch.cat([before_RT1, came])
 
 
 def report(step: int, loss: float, lr: float | None = None) -> None:
@@ -176,5 +201,12 @@ def submit(model: torch.nn.Module) -> None:
     part = os.path.join(run.scratch, SUBMISSION + ".part")
     save_model(getattr(model, "_orig_mod", model), part)
     os.replace(part, os.path.join(run.scratch, SUBMISSION))
-    channel.send({"submit": True})
+    channel.send({"submit": {"waited_s": run.waited_s, "peak_vram_mb": _peak_vram_mb()}})
     channel.receive()
+
+
+def _peak_vram_mb() -> float | None:
+    """Most memory of the GPU that tensors took at a time, in MiB; None on a CPU."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 2**20 if device() == "cuda" else None

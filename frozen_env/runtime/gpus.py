@@ -35,6 +35,7 @@ READABLE = (
 class Gpu:
     uuid: str
     device: str
+    name: str = ""  # "NVIDIA H100 80GB HBM3"
 
 
 def listed(folder: Path = LISTED) -> list[Gpu]:
@@ -43,7 +44,7 @@ def listed(folder: Path = LISTED) -> list[Gpu]:
     for path in sorted(folder.glob("*/information")):
         facts = dict(line.partition(":")[::2] for line in path.read_text(encoding="utf-8").splitlines())
         facts = {key.strip(): value.strip() for key, value in facts.items()}
-        found.append(Gpu(facts["GPU UUID"], f"/dev/nvidia{facts['Device Minor']}"))
+        found.append(Gpu(facts["GPU UUID"], f"/dev/nvidia{facts['Device Minor']}", facts.get("Model", "")))
     return found
 
 
@@ -69,6 +70,14 @@ def assigned(visible: str | None, gpus: list[Gpu]) -> list[Gpu]:
             )
         chosen += matches
     return chosen
+
+
+def device_name(device: str) -> str:
+    """What a candidate runs on: "cpu", or the name of its first GPU; '' where the driver does not list it."""
+    if device != "cuda":
+        return device
+    chosen = assigned(os.environ.get("CUDA_VISIBLE_DEVICES"), listed())
+    return chosen[0].name if chosen else ""
 
 
 def environment(visible: str | None, gpus: list[Gpu]) -> dict[str, str]:

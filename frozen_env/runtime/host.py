@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from frozen_env.contract import Cause, Ending, RunResult
-from frozen_env.runtime import launch, predicting, processes, sandbox, scoring, training
+from frozen_env.runtime import disk, gpus, launch, performance, predicting, processes, sandbox, scoring, training
 from frozen_env.runtime.channel import LineReader, encode, write_all
+from frozen_env.runtime.compile_cache import CompileCache
 from frozen_env.runtime.problem import Commanded, Problem, Served, TrainingRows
 from frozen_env.runtime.zygote import Zygote
 from frozen_env.spec import EnvironmentSpec
@@ -62,10 +63,15 @@ class Caller:
 
 
 def serve(
-    spec: EnvironmentSpec, load: Callable[[], tuple[Problem, str]], *, torch: bool, files: tuple[str, ...]
+    spec: EnvironmentSpec,
+    load: Callable[[], tuple[Problem, str]],
+    cache: CompileCache | None,
+    *,
+    torch: bool,
+    files: tuple[str, ...],
 ) -> None:
     """Answer run requests until the caller goes away. `load` returns the problem and the environment's digest; `torch`
-    says whether candidates want it, `files` are those that a source consists of.
+    says whether candidates want it, `files` are those that a source consists of, `cache` is for what torch compiles.
 
     The zygote is forked before the data is loaded, so that no candidate can find any of it in its memory.
     """
@@ -79,7 +85,7 @@ def serve(
     caller.say({"event": "ready", "sandbox": words, "environment_digest": environment_digest, "pids": pids})
     while (request := caller.next_request()) is not None:
         order = request["run"]
-        result = run_candidate(spec, problem, files, zygote, caller, order)
+        result = run_candidate(spec, problem, files, zygote, caller, order, cache)
         result = dataclasses.replace(
             result, sandbox=words, environment_digest=environment_digest, seed=int(order["seed"])
         )
@@ -93,14 +99,20 @@ def run_candidate(
     zygote: Zygote,
     caller: Caller,
     order: dict[str, Any],
+    cache: CompileCache | None,
 ) -> RunResult:
     """Train one candidate, then score what it submitted."""
-    seed = int(order["seed"])
+    source, seed = str(order["source"]), int(order["seed"])
     given = problem.commands.given if isinstance(problem, Commanded) else {}
     place = launch.Workplace(Path(order["place"]), files, given)
     work = _work(problem, seed)
-    place.create(str(order["source"]))
+    place.create(source)
+    if cache is not None:
+        cache.give(place.scratch, spec.scratch_limit_mb)
     run = training.train(spec, place, seed, work, zygote, caller.say, caller.in_fd, caller.hear_during_run)
+    if cache is not None and run.started_at_s is not None and cache.is_trusted(source):
+        cache.take(place.scratch)
+    disk.remove(place.scratch)
     result = RunResult(
         ending=run.ending or Ending.CRASHED,
         cause=run.cause,
@@ -111,6 +123,7 @@ def run_candidate(
         tokens_served=run.tokens_served,
         peak_memory_mb=run.peak_memory_mb,
         log_tail=run.log_tail,
+        extra={"performance": _performance(spec, run, run.told, "")},
     )
     if result.ending is not Ending.FINISHED:
         return result
@@ -127,6 +140,7 @@ def run_candidate(
         score=found.score,
         scoring_s=time.monotonic() - began_s,
         peak_memory_mb=max(result.peak_memory_mb, found.peak_memory_mb),
+        extra={"performance": _performance(spec, run, run.told | found.told, found.device_name)},
     )
     if found.score is None:
         ending = Ending.REJECTED if found.cause in CHEATS else Ending.CRASHED
@@ -143,3 +157,16 @@ def _work(problem: Problem, seed: int) -> TrainingRows | launch.Commands:
         return problem.commands
     assert isinstance(problem, Served)
     return problem.training_rows(seed)
+
+
+def _performance(
+    spec: EnvironmentSpec, run: training.Training, told: dict[str, float], told_device_name: str
+) -> dict[str, Any]:
+    return performance.figures(
+        reports=run.reports,
+        training_s=run.training_s,
+        budget_s=spec.budget_s,
+        tokens=run.tokens_served,
+        device_name=gpus.device_name(spec.device) or told_device_name,
+        told=told,
+    )

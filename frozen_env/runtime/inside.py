@@ -18,7 +18,7 @@ from mmap import mmap
 from pathlib import Path
 from typing import NoReturn
 
-from frozen_env.runtime import client, gpus, hiding, sandbox, seccomp, worker
+from frozen_env.runtime import client, gpus, hiding, sandbox, seccomp, toolchain, worker
 from frozen_env.runtime.channel import Channel
 from frozen_env.runtime.launch import Order
 from frozen_env.spec import EnvironmentSpec
@@ -54,7 +54,7 @@ def by_landlock(order: Order, spec: EnvironmentSpec) -> None:
     visible, found = os.environ.get("CUDA_VISIBLE_DEVICES"), gpus.listed() if spec.device == "cuda" else []
     without = hiding.rules_without(hiding.places(order.hidden, sandbox.readable_paths())) if order.hidden else None
     sandbox.confine_files(
-        readable=[*order.readable, *gpus.readable_paths(found)],
+        readable=[*order.readable, *gpus.readable_paths(found), *toolchain.readable_paths(spec.device)],
         writable=[order.scratch, *gpus.writable_paths(visible, found)],
     )
     if without is not None:
@@ -134,9 +134,11 @@ def clean_environment(order: Order, spec: EnvironmentSpec) -> dict[str, str]:
         "HOME": scratch,
         "TMPDIR": scratch,
         "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/inductor",
-        "TORCHINDUCTOR_COMPILE_THREADS": str(min(spec.threads, max(1, spec.process_limit // 2))),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # helpers would need semaphores, files in /dev/shm, out of a candidate's reach
+        "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",  # would run openssl
         "TRITON_CACHE_DIR": f"{scratch}/triton",
         "OMP_NUM_THREADS": str(spec.threads),
+        **toolchain.environment(spec.device),
         **(told | dict.fromkeys(THREAD_COUNTS, str(spec.threads)) if order.command else {}),
         **gpu,
     }

@@ -2,7 +2,8 @@
 
 Each pass of the problem's scoring plan has a worker process of its own, forked before it hears anything of the inputs and
 ended before the next begins: no memory, folder, lock or descriptor leads from one to the other. Logits come back through
-shared memory as float32; nothing that a worker sends is trusted beyond its shape.
+shared memory as float32, a batch at a time, never all of them at once; nothing that a worker sends is trusted beyond its
+shape.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from frozen_env.contract import Cause, Score
-from frozen_env.runtime import client, disk, launch, processes
+from frozen_env.runtime import client, disk, launch, performance, processes
 from frozen_env.runtime.channel import Closed, ProtocolError
 from frozen_env.runtime.limits import LimitBroken, Limits
 from frozen_env.runtime.problem import ScoringPlan, Served
 from frozen_env.runtime.training import shared_buffer
-from frozen_env.runtime.words import Output, last_line, one_line
+from frozen_env.runtime.words import Output, last_line, one_line, out_of_memory
 from frozen_env.runtime.zygote import Zygote
 from frozen_env.spec import EnvironmentSpec
 
@@ -42,6 +43,8 @@ class Scoring:
     seconds: float = 0.0
     log_tail: str = ""
     peak_memory_mb: float = 0.0
+    told: dict[str, float] = field(default_factory=dict)  # by the worker, of the model
+    device_name: str = ""  # as the worker tells it
 
 
 class Refused(Exception):
@@ -68,6 +71,8 @@ class _Scorer:
     startup_s: float = 0.0
     answering_s: float = 0.0
     workers: int = 0
+    told: dict[str, float] = field(default_factory=dict)
+    device_name: str = ""
 
     def run_pass(self, batches: list[np.ndarray], take: Callable[[int, np.ndarray], str]) -> None:
         """Have a fresh worker answer batches and hand each answer to `take`. Raises Refused."""
@@ -75,8 +80,11 @@ class _Scorer:
         one = self._start_worker(batches)
         try:
             deadline_s = time.monotonic() + self.spec.startup_allowance_s + self.spec.score_limit_s
-            if "ready" not in self._receive(one, deadline_s, "to load the model"):
+            ready = self._receive(one, deadline_s, "to load the model")
+            if "ready" not in ready:
                 raise Refused(Cause.PROTOCOL, "the scoring worker broke the protocol")
+            self.told = performance.numbers(ready, ("parameters", "forward_flops_per_token"))
+            self.device_name = one_line(str(ready.get("device_name", "")))
             ready_s = time.monotonic()
             self.startup_s += ready_s - began_s
             try:
@@ -128,7 +136,8 @@ class _Scorer:
             found = self._receive(one, deadline_s, "for held-out inputs").get("shape")
             if found != wanted:
                 raise Refused(Cause.BAD_SHAPE, f"logits have shape {str(found)[:60]}, expected {wanted}")
-            # The worker could still write to these; take() must read each of them into its own memory once.
+            # The worker could still write to these; take() must read each of them into its own memory once. It hears
+            # the next question only when they have been measured: it must not answer this one in the light of that.
             logits_BTV = np.frombuffer(one.outputs, dtype=np.float32, count=batch_BT.size * wanted[2])
             if wrong := take(index, logits_BTV.reshape(wanted)):
                 raise Refused(Cause.NOT_FINITE, wrong)
@@ -211,6 +220,7 @@ def score(
     except Refused as refused:
         outcome.cause, outcome.reason = refused.cause, str(refused)
     outcome.log_tail, outcome.peak_memory_mb = scorer.log, scorer.peak_memory_mb
+    outcome.told, outcome.device_name = scorer.told, scorer.device_name
     outcome.seconds = time.monotonic() - began_s
     return outcome
 
@@ -238,4 +248,5 @@ def _hear(one: _Worker) -> dict[str, Any] | None:
 def _raise_death(one: _Worker) -> NoReturn:
     time.sleep(0.01)  # its last words may still be in the pipe
     one.output.drain()
-    raise Refused(Cause.BAD_MODEL, last_line(one.output.tail) or "the scoring worker died")
+    cause = Cause.OUT_OF_MEMORY if out_of_memory(one.output.tail) else Cause.BAD_MODEL
+    raise Refused(cause, last_line(one.output.tail) or "the scoring worker died")

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from frozen_env.contract import Cause, Ending, Report
-from frozen_env.runtime import client, disk, launch, processes
+from frozen_env.runtime import client, launch, performance, processes
 from frozen_env.runtime.channel import Closed, ProtocolError
 from frozen_env.runtime.curve import Follower
 from frozen_env.runtime.launch import Commands
 from frozen_env.runtime.limits import LimitBroken, Limits
 from frozen_env.runtime.problem import TrainingRows
 from frozen_env.runtime.submission import Overrun, take_submission
-from frozen_env.runtime.words import Output, last_line, one_line
+from frozen_env.runtime.words import Output, last_line, one_line, out_of_memory
 from frozen_env.runtime.zygote import Zygote
 from frozen_env.spec import EnvironmentSpec
 
@@ -36,7 +36,6 @@ BUFFER_BYTES = 4 << 20  # one batch of uint16 tokens
 MAX_REPORTS = 10_000  # beyond it every second report is dropped, again and again
 LARGEST_NUMBER = 2**53  # of a step; beyond it a float and a database column lose count
 LARGEST_LOSS = 1e6  # nats per token; a larger one counts as infinite
-OUT_OF_MEMORY_WORDS = ("out of memory", "MemoryError", "can't allocate memory")
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -62,6 +61,7 @@ class Training:
     reports_seen: int = 0
     last_heard_s: float = 0.0
     next_check_s: float = 0.0
+    told: dict[str, float] = field(default_factory=dict)  # by the candidate, of its own performance
     sigterm_sent: bool = False
     tokens_served: int = 0
     peak_memory_mb: float = 0.0
@@ -107,8 +107,9 @@ def train(
 ) -> Training:
     """Run one candidate to its end and leave no process behind. The submission, if any, lies in place.submission.
 
-    `work` is what it is given: rows that are served, or commands, whose clock starts with the process. `inbox_fd` and
-    `read_inbox` bring messages from the caller: {"stop": reason} and {"abort": true}.
+    `work` is what it is given: rows that are served, or commands, whose clock starts with the process. What else it wrote
+    lies in place.scratch, which is the caller's to remove. `inbox_fd` and `read_inbox` bring messages from the caller:
+    {"stop": reason} and {"abort": true}.
     """
     commands = work if isinstance(work, Commands) else None
     rows = None if isinstance(work, Commands) else work
@@ -140,7 +141,6 @@ def train(
     run.peak_memory_mb = max(run.peak_memory_mb, limits.peak_memory_mb)
     if run.ending is Ending.FINISHED:
         _check_submission(run)
-    disk.remove(place.scratch)
     return run
 
 
@@ -289,6 +289,7 @@ def _hear_candidate(run: Training, child: launch.Child, buffer: mmap) -> None:
         elif "submit" in message:
             if run.started_at_s is None:
                 raise ProtocolError("a submission before start()")
+            run.told = performance.numbers(message["submit"], performance.NUMBERS_TOLD)
             run.finish(Ending.FINISHED)
         else:
             raise ProtocolError(f"unknown message {sorted(message)[:3]!a}")
@@ -371,7 +372,7 @@ def _read_exit(run: Training, child: launch.Child, output: Output) -> None:
         run.finish(Ending.FINISHED)  # whether it left a model is looked at when all of it has ended
     elif code < 0:
         run.finish(Ending.CRASHED, Cause.SIGNAL, f"killed by {signal.Signals(-code).name}")
-    elif code > 0 and any(word in output.tail for word in OUT_OF_MEMORY_WORDS):
+    elif code > 0 and out_of_memory(output.tail):
         run.finish(Ending.CRASHED, Cause.OUT_OF_MEMORY, last_line(output.tail))
     elif code > 0:
         run.finish(Ending.CRASHED, Cause.EXCEPTION, last_line(output.tail) or f"exit code {code}")

@@ -13,6 +13,16 @@ from pathlib import Path
 TAIL_CHARS = 4000
 REASON_CHARS = 300
 READ_BYTES = 65536
+# Of Python, torch's CPU and CUDA allocators, CUDA itself, and libraries that found no workspace.
+OUT_OF_MEMORY_WORDS = (
+    "out of memory",
+    "OutOfMemoryError",
+    "MemoryError",
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "cudaErrorMemoryAllocation",
+)
 # A terminal's control sequences: CSI (colours, cursor), OSC and its like (titles, links, clipboard), two-letter escapes.
 _SEQUENCE = re.compile(
     "\x1b\\[[0-?]*[ -/]*[@-~]|\x1b[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\)?|\x1b[ -/]*[0-~]|\x9b[0-?]*[ -/]*[@-~]"
@@ -34,6 +44,11 @@ def one_line(text: str) -> str:
     """Return text as one short plain line."""
     text = " ".join(plain(text[: 20 * REASON_CHARS]).split())
     return text if len(text) <= REASON_CHARS else text[: REASON_CHARS - 1] + "…"
+
+
+def out_of_memory(log: str) -> bool:
+    """Say whether a program's last words are that memory ran out, the host's or the GPU's."""
+    return any(word in log for word in OUT_OF_MEMORY_WORDS)
 
 
 def last_line(log: str) -> str:

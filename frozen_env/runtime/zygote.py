@@ -131,6 +131,7 @@ def _warm_up(spec: EnvironmentSpec, confinement: str) -> Literal["cpu", "cuda"]:
     if not confinement.startswith("bubblewrap"):
         import safetensors.torch  # noqa: F401
         import torch._dynamo
+        import torch.utils.flop_counter
 
     gc.collect()
     gc.freeze()

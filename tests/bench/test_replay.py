@@ -133,7 +133,7 @@ def test_a_language_arm_runs_the_campaigns_own_parts_and_goes_on_where_it_was_ki
     """Twenty simulated minutes with a random model, cut in the middle, equal an arm that was never cut."""
 
     def arm(folder: Path) -> LanguageArm:
-        return LanguageArm(judge, folder, seed=1, learn=True, edits_per_round=2, overrides=TINY)
+        return LanguageArm(judge, folder, name="rl", seed=1, edits_per_round=2, overrides=TINY)
 
     whole = arm(tmp_path / "whole").run(0.35)
     arm(tmp_path / "cut").run(0.15)
@@ -152,7 +152,7 @@ def test_a_language_arm_runs_the_campaigns_own_parts_and_goes_on_where_it_was_ki
 
 
 def test_an_edit_without_effect_is_priced_and_one_out_of_range_is_refused(judge: Surrogate, tmp_path: Path) -> None:
-    arm = LanguageArm(judge, tmp_path, seed=0, learn=False, edits_per_round=1, overrides=TINY)
+    arm = LanguageArm(judge, tmp_path, name="greedy", seed=0, edits_per_round=1, overrides=TINY)
     source = (ROOT / "bench" / "replay" / "target.py").read_text(encoding="utf-8")
     void = arm._answer(read_constants(source.replace("answered", "told")), 1)
     assert void.training_s == judge.trained_wall_s
@@ -181,7 +181,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_the_memory_tells_the_policy_nothing_of_the_truth(judge: Surrogate, tmp_path: Path) -> None:
     """What the prompt is built from holds seen values only."""
-    arm = LanguageArm(judge, tmp_path, seed=2, learn=False, edits_per_round=1, overrides=TINY)
+    arm = LanguageArm(judge, tmp_path, name="greedy", seed=2, edits_per_round=1, overrides=TINY)
     arm.run(0.15)
     truth = judge.true_value(BASELINE)
     for one in Memory(tmp_path / "memory.duckdb").experiments("replay-greedy-2"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from prefect import Flow
@@ -11,6 +13,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.utilities.importtools import import_object
 
 from arl_core.config import load_config
+from bench.cluster import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
@@ -41,3 +44,23 @@ def test_the_names_that_scripts_rely_on_are_there():
 def test_overnight_runs_every_night():
     (overnight,) = [one for one in DEPLOYMENTS if one["name"] == "overnight"]
     assert [schedule["cron"].split()[2:] for schedule in overnight["schedules"]] == [["*", "*", "*"]]
+
+
+@pytest.mark.timeout(900)
+def test_a_server_starts_what_is_scheduled(server: Cluster):
+    """With SQLAlchemy 2.1 the scheduler of Prefect 3.8.8 fails, and tells nobody but its log."""
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+
+        def post(path: str, **body: object) -> dict:
+            return client.post(path, json=body).raise_for_status().json()
+
+        flow = post("/flows/", name="nightly")
+        cron = {"schedule": {"cron": "0 21 * * *", "timezone": "UTC"}, "active": True}
+        deployment = post("/deployments/", name="nightly", flow_id=flow["id"], schedules=[cron])
+        deadline_s = time.monotonic() + 600
+        while not (runs := post("/flow_runs/filter", deployments={"id": {"any_": [deployment["id"]]}})):
+            assert time.monotonic() < deadline_s, (server.folder / "server.log").read_text()[-4000:]
+            time.sleep(0.5)
+        client.delete(f"/deployments/{deployment['id']}").raise_for_status()
+    assert {run["state_type"] for run in runs} == {"SCHEDULED"}
+    assert all(run["state"]["state_details"]["scheduled_time"][11:19] == "21:00:00" for run in runs)

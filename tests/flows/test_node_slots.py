@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -34,7 +35,7 @@ class World:
         monkeypatch.setattr(module, "_cancel", lambda _client, run, at_once=False: self.cancelled.append(run.id))
         self.slots = NodeSlots.__new__(NodeSlots)
         self.slots.environment_digest, self.slots._silence_s, self.slots._say = "digest", 60.0, self.said.append
-        self.slots._jobs, self.slots._guard = {}, threading.Lock()
+        self.slots._jobs, self.slots._guard, self.slots._back_s = {}, threading.Lock(), -math.inf
         self.slots._ask = lambda question: question(SimpleNamespace(read_flow_runs=lambda **_: self.runs()))
         self.slots._schedule = self.schedule
         self.numbers = itertools.count(1)
@@ -113,6 +114,17 @@ def test_a_candidate_under_which_two_nodes_died_counts_as_crashed(world):
     world.look(Cancelled())
     assert (future.result(0).ending, future.result(0).cause) == (Ending.CRASHED, Cause.ABORTED)
     assert "died under it 2 times" in future.result(0).reason
+
+
+def test_what_is_lost_while_the_server_is_away_is_not_the_candidates_doing(world):
+    future = world.submit()
+    world.look(Running(), beat=1)
+    world.slots._back_s = world.now_s + 0.5
+    world.look(Crashed(message="no process can begin without the server"))
+    world.look(Crashed(message="the process died"))
+    assert not future.done(), "one death is held against it, not two"
+    world.look(Crashed(message="the process died"))
+    assert future.result(0).cause is Cause.ABORTED
 
 
 def test_a_candidate_that_nodes_refuse_ends_the_campaign(world):

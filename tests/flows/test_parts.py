@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from prefect.settings import get_current_settings
 from rich.console import Console
 
 from arl_core.config import load_config
@@ -55,6 +56,10 @@ def test_overhead_leaves_out_policy_startup_training_and_scoring():
     assert figures["seconds_per_iteration"]["median"] == pytest.approx(6.8 + 0.25 - 5.0 - 0.2 - 1.0 - 0.3)
     assert figures["parts"]["host_and_messages"] == pytest.approx(0.1)
     assert figures["parts"]["propose (not counted)"] == 5.0
+
+
+def test_events_that_wait_for_prefects_server_are_bounded():
+    assert get_current_settings().events.worker_max_queue_size == 500
 
 
 def test_overhead_of_nothing_is_refused():

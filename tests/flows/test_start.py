@@ -11,6 +11,7 @@ from arl_core.errors import ConfigError
 from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment, State
 from flows import start as module
+from flows.session import note_start
 from flows.start import plan
 
 LINE = {"continues": True}
@@ -94,6 +95,25 @@ def test_a_retried_flow_run_goes_on_with_what_it_began(memory_path, monkeypatch)
     found = planned(memory_path, 4, **LINE)
     assert found.resume == "mine"
     assert found.last_index(6) == 7, "to the end that it had: four from experiment 4 on"
+
+
+def test_a_flow_run_that_died_before_its_first_commit_is_retried_as_itself(memory_path, monkeypatch):
+    campaign(memory_path, "mine", experiments=0)
+    memory = Memory(memory_path)
+    note_start(memory, "mine", {"flow_run": "f1", "first": 0})
+    memory.close()
+    campaign(memory_path, "newer", experiments=2, start={"flow_run": "f2", "first": 0})
+    monkeypatch.setattr(module, "flow_run_id", lambda: "f1")
+    assert planned(memory_path, 4).resume == "mine"
+
+
+def test_noting_a_start_keeps_what_the_campaign_resumes_from(memory_path):
+    campaign(memory_path, "one", experiments=0)
+    memory = Memory(memory_path)
+    memory.commit_iteration(Experiment("one", 0, "kept", value=1.0), State({"policy_step": 3}, b"rollouts"))
+    note_start(memory, "one", {"flow_run": "f9", "first": 1})
+    assert memory.state("one") == State({"policy_step": 3, "start": {"flow_run": "f9", "first": 1}}, b"rollouts", 0)
+    memory.close()
 
 
 def test_candidates_side_by_side_share_the_cores(memory_path, monkeypatch):

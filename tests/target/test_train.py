@@ -18,7 +18,7 @@ from unidiff import PatchSet
 
 TRAIN = Path(__file__).parents[2] / "target" / "train.py"
 FINDINGS = {path.stem: path.read_text() for path in sorted((Path(__file__).parent / "findings").glob("*.diff"))}
-TOY = {"WIDTH": 32, "HEAD_DIM": 16}
+TOY = {"WIDTH": 32, "HEAD_DIM": 16, "REPORT_EVERY": 1}
 VOCAB, SEQ_LEN, STEPS = 64, 16, 30
 
 
@@ -188,6 +188,52 @@ def test_the_loss_compiles_as_one_graph(env: FakeRun) -> None:
     with names["mixed_precision"](), torch._dynamo.config.patch(error_on_recompile=True):
         for _ in range(2):
             assert torch.equal(compiled(model, inputs, targets), names["loss_of"](model, inputs, targets))
+
+
+def test_the_preflight_leaves_no_trace_but_random_numbers(env: FakeRun) -> None:
+    names = run(toy(SEED, WARMUP=0.0))  # the whole learning rate from the first step on
+    torch.manual_seed(0)
+    model = names["build_model"]()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    names["preflight"](model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("line", "spoilt", "error"),
+    [
+        ("        return self.out(y_BHTK", "        return self.out(y_BHTK[..., 1:]", "shape"),
+        ("            grads = torch.stack", "            grads = torch.cat", "."),
+        (
+            "        optimizer.step()",
+            "        raise torch.cuda.OutOfMemoryError('CUDA out of memory')",
+            "out of memory",
+        ),
+    ],
+)
+def test_what_breaks_a_step_breaks_it_before_the_clock_starts(env: FakeRun, line: str, spoilt: str, error: str) -> None:
+    assert SEED.count(line) == 1
+    with pytest.raises((RuntimeError, ValueError, IndexError), match=error):
+        run(toy(SEED.replace(line, spoilt)))
+    assert not env.started
+
+
+def test_a_loss_is_read_only_for_a_report(env: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever brings a number from the device to the host waits for the device."""
+    waits: list[str] = []
+    for name in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__"):
+        original = getattr(torch.Tensor, name)
+
+        def spy(self: torch.Tensor, *rest: Any, name: str = name, original: Any = original) -> Any:
+            if env.started:
+                waits.append(name)
+            return original(self, *rest)
+
+        monkeypatch.setattr(torch.Tensor, name, spy)
+    run(toy(SEED, REPORT_EVERY=7))
+    assert [step for step, _, _ in env.reports] == [7, 14, 21, 28]
+    assert waits == ["item"] * 4
 
 
 def test_orthogonalize_brings_singular_values_near_one(env: FakeRun) -> None:

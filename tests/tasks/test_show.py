@@ -56,7 +56,28 @@ def test_a_server_that_is_away_costs_warnings_and_is_soon_left_alone(caplog: pyt
     artifacts.close()
     assert tried == [0, 1, 2]
     assert [record.levelname for record in caplog.records] == ["WARNING"] * show.FAILURES
-    assert "no more are tried" in caplog.records[-1].message
+    assert "left alone for 300 s" in caplog.records[-1].message
+
+
+def test_a_server_that_is_back_is_shown_the_campaign_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "PAUSE_S", 0.0)
+    tried, done = [], threading.Semaphore(0)
+
+    def away_for_a_while(one: Picture, known: dict[str, UUID]) -> None:
+        tried.append((one.index, dict(known)))
+        known["progress"] = UUID(int=one.index)
+        done.release()
+        if one.index in (1, 2, 3, 4):
+            raise OSError("connection refused")
+
+    artifacts = UiArtifacts(away_for_a_while)
+    for index in range(6):
+        artifacts.show(lambda index=index: picture(index))
+        assert done.acquire(timeout=10)
+    artifacts.close()
+    assert [index for index, _ in tried] == [0, 1, 2, 3, 4, 5]
+    assert tried[1][1], "the progress artifact is updated in place"
+    assert not tried[5][1], "but made anew after failures"
 
 
 def test_a_hanging_server_does_not_hold_the_campaign_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:

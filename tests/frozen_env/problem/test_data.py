@@ -25,7 +25,7 @@ from frozen_env.problem.data import (
     prepare,
     prepared_folder,
 )
-from frozen_env.problem.text import read_documents
+from frozen_env.problem.shards import Document, find_shards
 from frozen_env.problem.tokenizer import raw_tokens
 from frozen_env.spec import EnvironmentSpec
 
@@ -59,6 +59,11 @@ def spec(tmp_path: Path) -> EnvironmentSpec:
     )
 
 
+def documents_of(folder: str | Path, validation_shard: str = "") -> list[Document]:
+    shards = find_shards(str(folder), validation_shard, Path("unused"), lambda _: None)
+    return [document for path in shards.paths for document in shards.documents(path)]
+
+
 def digests(spec: EnvironmentSpec, where: Path) -> str:
     return (prepared_folder(spec, where) / MANIFEST).read_text()
 
@@ -69,8 +74,7 @@ def digests(spec: EnvironmentSpec, where: Path) -> str:
 def test_prepared_text_is_the_text(spec: EnvironmentSpec, tmp_path: Path) -> None:
     prepare(spec, tmp_path)
     raw = raw_tokens((prepared_folder(spec, tmp_path) / "tokenizer.json").read_text())
-    shards = sorted(Path(spec.corpus_path).iterdir())
-    training = [d.text for shard in shards for d in read_documents("parquet", shard) if not d.held_out]
+    training = [document.text for document in documents_of(spec.corpus_path) if not document.held_out]
     tokens = load(spec, tmp_path).train_tokens
     assert b"".join(raw[token] for token in tokens) == b"".join(text.encode() + b"\0" for text in training)
 
@@ -89,10 +93,9 @@ def test_held_out_documents_never_reach_training(spec: EnvironmentSpec, tmp_path
 
 
 def test_exact_copies_of_a_document_stay_on_one_side(tmp_path: Path) -> None:
-    documents = []
     for index in range(2):
         write_shard(tmp_path / "shards", index, [sentence(n) for n in range(600)] + [None, "", "\0"])
-        documents += read_documents("parquet", tmp_path / "shards" / f"shard-{index}.parquet")
+    documents = documents_of(tmp_path / "shards")
     assert len(documents) == 1200
     assert {d.text for d in documents if d.held_out}.isdisjoint({d.text for d in documents if not d.held_out})
 

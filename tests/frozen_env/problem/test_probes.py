@@ -9,7 +9,7 @@ import pytest
 
 from frozen_env.contract import Cause
 from frozen_env.problem.data import load
-from frozen_env.problem.language_model import PROBED, SCORED, TOLERANCE_NATS, BitsPerByte, natural_future
+from frozen_env.problem.language_model import PROBED, SCORED, TOLERANCE_NATS, BitsPerByte, natural_future, rows_at_once
 
 
 @pytest.fixture
@@ -91,3 +91,11 @@ def test_why_answers_differ(plan, scored: float, probed: float, first: float, se
 def test_equal_answers_within_tolerance_do_not_differ(plan) -> None:
     plan._nats[PROBED][:] = TOLERANCE_NATS["cpu"] / 2
     assert not plan.differs()
+
+
+@pytest.mark.parametrize(
+    ("seq_len", "vocab_size", "rows"),
+    [(128, 2048, 16), (2048, 8192, 1), (1024, 8192, 2), (4096, 65536, 1), (16, 256, 16)],
+)
+def test_a_batch_of_logits_is_bounded(seq_len: int, vocab_size: int, rows: int) -> None:
+    assert rows_at_once(seq_len, vocab_size) == rows

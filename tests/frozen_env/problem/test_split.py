@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from frozen_env.problem.data import MANIFEST, PINS, corpus_key, load, prepared_folder
-from frozen_env.problem.text import KJV_HELD_OUT, find_shards, read_documents
+from frozen_env.problem.shards import Document
+from frozen_env.problem.text import KJV_HELD_OUT, open_corpus
 from frozen_env.problem.tokenizer import raw_tokens
 from frozen_env.spec import EnvironmentSpec, read_preset
 
@@ -22,6 +23,11 @@ def embedded() -> EnvironmentSpec:
     return EnvironmentSpec.from_json(read_preset("embedded")["environment"])
 
 
+def bible(data: Path) -> list[Document]:
+    corpus = open_corpus(embedded(), data, lambda _: None)
+    return [document for shard in corpus.paths for document in corpus.documents(shard)]
+
+
 def test_the_embedded_text_is_pinned(prepared_data: Path) -> None:
     spec = embedded()
     assert f"[{corpus_key(spec)}]" in PINS.read_text()
@@ -30,18 +36,16 @@ def test_the_embedded_text_is_pinned(prepared_data: Path) -> None:
 
 
 def test_held_out_books_share_almost_no_runs_of_eight_words_with_training(prepared_data: Path) -> None:
-    (shard,) = find_shards(embedded(), prepared_data, lambda _: None)
-    documents = list(read_documents("kjv", shard))
+    documents = bible(prepared_data)
     training = {run for d in documents if not d.held_out for run in word_runs(d.text, 8)}
     held_out = [run for d in documents if d.held_out for run in word_runs(d.text, 8)]
     assert sum(run in training for run in held_out) / len(held_out) < 0.005
 
 
 def test_whole_books_are_held_out_and_all_of_them_exist(prepared_data: Path) -> None:
-    (shard,) = find_shards(embedded(), prepared_data, lambda _: None)
     book = re.compile(r"^(.+) \d+\n")
     sides: dict[str, set[bool]] = {}
-    for document in read_documents("kjv", shard):
+    for document in bible(prepared_data):
         match = book.match(document.text)
         assert match is not None
         sides.setdefault(match[1], set()).add(document.held_out)

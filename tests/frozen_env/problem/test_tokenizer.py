@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from frozen_env.contract import FrozenEnvError
-from frozen_env.problem.tokenizer import byte_letters, encode, raw_tokens, read_tokenizer, token_bytes, train_tokenizer
+from frozen_env.problem.encoder import Encoder
+from frozen_env.problem.tokenizer import byte_letters, raw_tokens, read_tokenizer, token_bytes, train_tokenizer
 
 DOCUMENTS = [
     "In the beginning God created the heaven and the earth. And the earth was without form, and void.",
@@ -29,7 +30,8 @@ def tokenizer_json() -> str:
 def tokens_of(tokenizer_json: str, folder: Path, documents: list[str]) -> list[NDArray[np.uint16]]:
     path = folder / "tokenizer.json"
     path.write_text(tokenizer_json, encoding="utf-8")
-    return list(encode(read_tokenizer(path), documents, batch=2))
+    encoder = Encoder(path)
+    return [encoder.encode([document]) for document in documents]
 
 
 def test_any_text_survives_byte_for_byte(tokenizer_json: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from frozen_env.runtime import bubblewrap, gpus, sandbox, seccomp
 from frozen_env.runtime.gpus import Gpu
 from frozen_env.runtime.launch import Order
 from frozen_env.runtime.submission import Overrun
+from frozen_env.runtime.words import out_of_memory
 from frozen_env.spec import EnvironmentSpec
 
 # --- GPUs ---------------------------------------------------------------------------------------------------------------
@@ -48,9 +49,38 @@ def test_gpus_are_read_in_the_order_of_their_addresses(tmp_path: Path) -> None:
         (tmp_path / address / "information").write_text(
             f"Model: \t\t NVIDIA H100\nGPU UUID: \t {uuid}\nBus Location: \t {address}\nDevice Minor: \t {minor}\n"
         )
-    assert gpus.listed(tmp_path) == [Gpu("GPU-a", "/dev/nvidia1"), Gpu("GPU-b", "/dev/nvidia0")]
+    name = "NVIDIA H100"
+    assert gpus.listed(tmp_path) == [Gpu("GPU-a", "/dev/nvidia1", name), Gpu("GPU-b", "/dev/nvidia0", name)]
     assert gpus.environment("1", gpus.listed(tmp_path)) == {"CUDA_VISIBLE_DEVICES": "GPU-b"}
     assert gpus.environment("1", []) == {}
+
+
+def test_a_cpu_is_called_so_and_a_gpu_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        gpus, "listed", lambda: [Gpu("GPU-a", "/dev/nvidia1", "NVIDIA H100"), Gpu("GPU-b", "/dev/nvidia0", "NVIDIA L4")]
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert gpus.device_name("cpu") == "cpu"
+    assert gpus.device_name("cuda") == "NVIDIA L4"
+    monkeypatch.setattr(gpus, "listed", list)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert gpus.device_name("cuda") == ""
+
+
+@pytest.mark.parametrize(
+    ("log", "is_memory"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity", True),
+        ("RuntimeError: CUDA error: out of memory", True),
+        ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("RuntimeError: [enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory", True),
+        ("MemoryError", True),
+        ("RuntimeError: mat1 and mat2 shapes cannot be multiplied", False),
+        ("", False),
+    ],
+)
+def test_memory_that_ran_out_is_told_from_other_errors(log: str, is_memory: bool) -> None:
+    assert out_of_memory(log) == is_memory
 
 
 # --- lateness -----------------------------------------------------------------------------------------------------------

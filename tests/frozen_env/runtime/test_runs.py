@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from arl_core.edit import write_constants
 from frozen_env.contract import Cause, Ending, Progress, RunResult, Verdict
+from frozen_env.problem.data import TrainingOrder, load
 from frozen_env.runtime.supervisor import Host
+from frozen_env.spec import read_preset
 from tests.frozen_env.runtime.candidates import GOOD, with_forward, with_training
+
+TARGET = Path(__file__).resolve().parents[3] / "target" / "train.py"
+EMBEDDED_TARGET = write_constants(TARGET.read_text(encoding="utf-8"), read_preset("embedded")["target"])
 
 
 @pytest.fixture
@@ -66,6 +72,12 @@ def test_training_takes_the_budget_and_no_longer_than_its_grace(run, host):
             "limit is 700",
         ),
         ("raise MemoryError('out of memory')", Ending.CRASHED, Cause.OUT_OF_MEMORY, "MemoryError"),
+        (
+            "raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 80.00 GiB.')",
+            Ending.CRASHED,
+            Cause.OUT_OF_MEMORY,
+            "Tried to allocate 80.00 GiB",
+        ),
         ("env.next_batch(1)", Ending.CRASHED, Cause.EXCEPTION, "call frozen_env.start()"),
         ("env.start()\nenv.next_batch(10**9)", Ending.CRASHED, Cause.EXCEPTION, "takes 1 to"),
         ("env.report(1, 1.0)\nwhile True: pass", Ending.REJECTED, Cause.PROTOCOL, "a report before start()"),
@@ -100,6 +112,55 @@ def test_a_model_that_breaks_the_scorers_rules_gets_no_score(run, forward, endin
     assert (result.ending, result.cause) == (ending, cause), result.reason
     assert words in result.reason
     assert result.score is None
+
+
+@pytest.mark.parametrize(
+    ("line", "spoilt", "cause"),
+    [
+        ("        return self.out(y_BHTK", "        return self.out(y_BHTK[..., 1:]", Cause.EXCEPTION),
+        (
+            "        optimizer.step()",
+            "        raise torch.cuda.OutOfMemoryError('CUDA out of memory')",
+            Cause.OUT_OF_MEMORY,
+        ),
+    ],
+)
+def test_a_step_that_cannot_be_taken_fails_before_any_budget_is_spent(run, line, spoilt, cause):
+    assert EMBEDDED_TARGET.count(line) == 1
+    result = run(EMBEDDED_TARGET.replace(line, spoilt))
+    assert (result.ending, result.cause) == (Ending.CRASHED, cause), result.reason
+    assert (result.training_s, result.tokens_served) == (0.0, 0)
+
+
+def test_a_worker_without_memory_is_out_of_memory(run):
+    forward = "good if self.training else (_ for _ in ()).throw(torch.cuda.OutOfMemoryError('CUDA out of memory'))"
+    result = run(with_forward(forward))
+    assert (result.ending, result.cause) == (Ending.CRASHED, Cause.OUT_OF_MEMORY), result.reason
+
+
+def test_a_run_tells_how_well_it_used_its_time(run, host):
+    result = run(GOOD)
+    known = result.extra["performance"]
+    assert known["device"] == "cpu"
+    assert known["tokens_per_s"] == pytest.approx(result.tokens_served / result.training_s)
+    assert 0.2 < known["step_share"] <= 1
+    assert 0 < known["wait_share"] < 1
+    assert known["parameters"] == 2 * 32 * host.spec.vocab_size
+    assert known["flops_per_token"] == 3 * 2 * 32 * host.spec.vocab_size
+    assert (known["mfu"], known["peak_vram_mb"]) == (None, None)
+
+
+def test_rows_come_in_the_seeds_order_whatever_the_batches(run, host, prepared_data):
+    sizes = [4, 4, 2, 7, 1, 12, 3]
+    body = f"""
+env.start()
+for rows in {sizes}:
+    print(*env.next_batch(rows)[0].sum(1).tolist())
+raise SystemExit(3)
+"""
+    words = run(with_training(body)).log_tail.split()
+    expected = TrainingOrder(load(host.spec, prepared_data).train_tokens, host.spec.seq_len, seed=1).take(sum(sizes))
+    assert [int(word) for word in words] == expected[:, :-1].sum(1, dtype=int).tolist()
 
 
 def test_the_clock_takes_a_late_start_from_the_budget(run, host):

@@ -28,6 +28,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve e
 
 from arl_core.edit import write_constants
 from arl_core.policy.levers import levers_of
+from arl_core.policy.ranges import read_ranges
 from arl_core.policy.settings import PolicySettings
 from arl_core.policy.synthesis import Blocks, Example, Told, apply, synthesise
 from frozen_env.contract import Cause, Ending, Progress, ResearchError, RunResult, Verdict
@@ -57,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="embedded", help="policy.model (default: embedded)")
     parser.add_argument("--source", type=Path, help="the file to edit (default: the preset's target)")
     parser.add_argument("--agenda", type=Path, help="the agenda of the prompts (default: the problem's)")
+    parser.add_argument("--ranges", type=Path, help="TOML file of allowed values: no edit outside is taught")
     parser.add_argument("--blocks", type=int, default=2, help="most SEARCH/REPLACE blocks of one edit")
     parser.add_argument("--states", type=int, default=120, help="states of the file, one prompt each")
     parser.add_argument("--edits", type=int, default=8, help="edits taught under each prompt")
@@ -98,7 +100,8 @@ def teach(options: argparse.Namespace, say: Callable[[str], None]) -> None:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     agenda = options.agenda.read_text(encoding="utf-8")
-    told = Told(agenda, problem.path, problem.metric, problem.direction, levers_of(problem))
+    ranges = read_ranges(options.ranges) if options.ranges else {}
+    told = Told(agenda, problem.path, problem.metric, problem.direction, levers_of(problem), ranges)
     began_s = time.monotonic()
     examples = synthesise(
         source, options.states, options.edits, told, count_tokens, options.prompt_tokens, options.seed, options.blocks
@@ -276,6 +279,7 @@ def save(
         f" --blocks {options.blocks} --agenda {_shown(options.agenda)}"
         + (f" --problem {_shown(Path(options.problem))}" if options.problem != BUILT_IN else "")
         + (f" --source {_shown(options.source)}" if options.source else "")
+        + (f" --ranges {_shown(options.ranges)}" if options.ranges else "")
         + (" --no-survival" if options.no_survival else "")
     )
     ran = "not run" if options.no_survival else "each kind of edit, numbers aside, ran once in the sandbox"

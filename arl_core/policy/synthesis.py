@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from arl_core.edit import read_constants, summarise
 from arl_core.policy.levers import Lever, Levers, built_in_levers
+from arl_core.policy.ranges import Ranges, outside
 from arl_core.policy.searchable import searchable_runs
 from arl_core.prompt import CountTokens, PastExperiment, PromptInput, build_prompt
 from frozen_env.contract import Direction, Status
@@ -27,13 +28,14 @@ Blocks = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Told:
-    """What prompts tell of the problem besides its source: the problem's description and the user's agenda."""
+    """What is taught of the problem besides its source: the problem's description and the user's agenda."""
 
     agenda: str
     path: str = built_in().path
     metric: str = built_in().metric
     direction: Direction = built_in().direction
     levers: Levers = field(default_factory=built_in_levers)
+    ranges: Ranges = field(default_factory=dict)  # no edit outside is taught
 
 
 LEFT_ALONE = {"REPORT_EVERY"}
@@ -89,12 +91,12 @@ def synthesise(
     rng = random.Random(seed)
     examples = []
     for index in range(states):
-        state, past = _state(source, rng, rng.choice((0, 0, 1, 2, 3, 5)), most_blocks, told.levers)
+        state, past = _state(source, rng, rng.choice((0, 0, 1, 2, 3, 5)), most_blocks, told)
         chosen: dict[str, Blocks] = {}
         for _ in range(edits * 4):
             blocks = draw_edit(state, rng, most_blocks, told.levers)
             edited = blocks and apply(state, blocks)
-            if blocks and edited and len(chosen) < edits:
+            if blocks and edited and len(chosen) < edits and not outside(edited, told.ranges):
                 chosen[edited] = blocks
         prompt = _prompt(state, past, told, count_tokens, prompt_tokens, rng, index)
         examples.append(Example(state, prompt, tuple(chosen.values())))
@@ -147,7 +149,10 @@ def _move_constant(source: str, rng: random.Random) -> Blocks | None:
     found = re.search(rf"^{name} = (.+?)( +#.*)?$", source, re.MULTILINE)
     if found is None:
         return None
-    moved = move(name.upper(), constants[name], {key.upper(): value for key, value in constants.items()}, rng)
+    if (power := re.fullmatch(r"2\*\*(\d+)", found.group(1))) and isinstance(constants[name], int):
+        moved: str | None = f"2**{max(0, int(power.group(1)) + rng.choice((-2, -1, 1, 2)))}"
+    else:
+        moved = move(name.upper(), constants[name], {key.upper(): value for key, value in constants.items()}, rng)
     if moved is None or moved == found.group(1):
         return None
     comment = f"  {found.group(2).strip()}" if found.group(2) else ""
@@ -195,14 +200,14 @@ def _short(value: float) -> str:
 
 
 def _state(
-    source: str, rng: random.Random, steps: int, most_blocks: int, levers: Levers
+    source: str, rng: random.Random, steps: int, most_blocks: int, told: Told
 ) -> tuple[str, list[tuple[Status, str]]]:
     """Return a state of the file some edits later, and what was tried on the way: (status, summary), oldest first."""
     past: list[tuple[Status, str]] = []
     for _ in range(steps + rng.choice((0, 1, 4, 10, 20, 30))):
-        blocks = draw_edit(source, rng, most_blocks, levers)
+        blocks = draw_edit(source, rng, most_blocks, told.levers)
         edited = apply(source, blocks) if blocks else None
-        if not edited:
+        if not edited or outside(edited, told.ranges):
             continue
         kept = sum(status is Status.KEPT for status, _ in past)
         status = Status.KEPT if kept < steps and rng.random() < 0.3 else rng.choice(STATUSES[1:])

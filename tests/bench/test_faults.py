@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from arl_core.memory import Memory
-from arl_core.records import Campaign, Experiment, State
+from arl_core.records import Campaign, Experiment, State, source_hash
+from arl_core.repeats import Repeat, Repeats, Role
 from bench import fault_points, faults_compare
+from bench.answering_node import KILLED
+from frozen_env.runtime import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 4
@@ -48,6 +53,46 @@ def test_every_point_has_its_turn_and_the_rest_comes_at_random():
     assert {target for target, point, _ in blows if not point} == {"flow", "host", "candidate", "worker", "server"}
     without_our_own_server = {target for target, _, _ in fault_points.plan(50, 0, server=False)}
     assert without_our_own_server == {"flow", "host", "candidate"}
+
+
+HOST = """
+import json
+from bench import answering_node
+from frozen_env.spec import EnvironmentSpec, read_preset
+answering_node.CANDIDATE_S = 120.0
+spec = EnvironmentSpec.from_json(read_preset("embedded")["environment"])
+print(json.dumps(answering_node.run(spec, "MUON_LR = 0.01", 3).to_json()))
+"""
+
+
+def test_a_candidate_killed_from_outside_ends_as_one_that_dies_by_itself():
+    """What a campaign with a killed candidate is compared with must differ in nothing else."""
+
+    def host(**environment: str) -> subprocess.Popen[str]:
+        env = os.environ | environment
+        return subprocess.Popen([sys.executable, "-c", HOST], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+
+    doomed = host(**{KILLED: f"{source_hash('MUON_LR = 0.01')}:3"})
+    alone, _ = doomed.communicate(timeout=240)
+    victim = host()
+    while not processes.children(victim.pid):
+        assert victim.poll() is None
+        time.sleep(0.01)
+    os.kill(processes.children(victim.pid)[0], signal.SIGKILL)
+    from_outside, _ = victim.communicate(timeout=240)
+    assert json.loads(from_outside) == json.loads(alone)
+    assert json.loads(alone)["reason"] == "killed by SIGKILL"
+
+
+def test_killed_candidates_are_found_among_first_runs_and_re_runs(tmp_path):
+    memory = Memory(tmp_path / "memory.duckdb")
+    memory.create_campaign(Campaign("c", "embedded", {}, "digest", 0, "2026-11-24T00:00:00+00:00", "text"))
+    killed = {"status": "crashed", "reason": "killed by SIGKILL", "value": None}
+    memory.commit_iteration(Experiment("c", 0, "kept", value=1.0, source_hash="a"), State())
+    memory.commit_iteration(Experiment("c", 1, source_hash="b", seed=7, **killed), State())
+    Repeats(memory).add(Repeat("c", 2, Role.CANDIDATE, "d", 8, None, "killed by SIGKILL"))
+    memory.close()
+    assert faults_compare.killed_candidates(tmp_path) == {"b:7", "d:8"}
 
 
 def test_an_unknown_point_is_refused():

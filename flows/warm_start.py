@@ -268,9 +268,8 @@ def save(
     (options.out / "README.md").unlink(missing_ok=True)
     config_path = options.out / "adapter_config.json"
     config = json.loads(config_path.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = Path(
-        config["base_model_name_or_path"]
-    ).name  # a folder of this machine says nothing
+    # A folder of this machine says nothing; a model made at random has no name at all.
+    config["base_model_name_or_path"] = Path(config["base_model_name_or_path"] or options.model).name
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     command = (
         f"python -m flows.warm_start --out {options.out.name} --states {options.states} --edits {options.edits} "

@@ -33,6 +33,7 @@ from frozen_env.contract import (
     SandboxUnavailable,
     Verdict,
 )
+from frozen_env.description import read
 from frozen_env.runtime import processes
 from frozen_env.runtime.channel import LineReader, encode
 from frozen_env.runtime.gpu_lock import HeldGpu
@@ -118,6 +119,7 @@ class Host:
         self._send({"run": {"source": source, "seed": seed, "place": str(place)}})
         spec = self.spec
         limit_s = 2 * spec.startup_allowance_s + spec.budget_s + spec.grace_s + spec.score_limit_s + ANSWER_MARGIN_S
+        limit_s += read(spec.problem).limit_s  # of the frozen code, which a candidate's predictions may make slow
         deadline_s = time.monotonic() + limit_s
         reports: list[Report] = []
         verdicts: list[Verdict] = []

@@ -266,6 +266,14 @@ print(len((package / "__init__.py").read_text()) > 100)
     assert "True" in result.log_tail
 
 
+def test_predictions_that_make_the_score_hang_cost_the_candidate_and_not_the_host(run_once: Run) -> None:
+    slow = FROZEN.replace("    if len(", "    while predictions[0] > 1.0:\n        pass\n    if len(", 1)
+    changes: dict[str, object] = {"frozen.limit_s": 5.0, "run.curve": None}
+    result = run_once(changes, {"frozen.py": slow})
+    assert (result.ending, result.cause) == (Ending.CRASHED, Cause.BAD_PREDICTIONS), result
+    assert "score() in frozen.py took more than 5 s" in result.reason
+
+
 def test_several_files_are_run_together(run_once: Run) -> None:
     train = TRAIN.replace("GUESS = 3.0  # the number", "from guess import GUESS")
     changes: dict[str, object] = {"edit.files": ["train.py", "guess.py"], "run.curve": None}

@@ -34,7 +34,7 @@ def test_random_edits_apply_and_their_seed_fixes_them(tmp_path: Path) -> None:
 
 def test_a_source_without_anything_to_edit_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="none of 200 random edits"):
-        proposer(tmp_path, "random").propose("p", "x = 1\n", 0)
+        proposer(tmp_path, "random").propose("p", "print(1)\n", 0)
 
 
 class Seen:

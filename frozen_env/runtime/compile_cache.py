@@ -17,10 +17,12 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
 
+from frozen_env.files import split_marked
 from frozen_env.runtime import disk
 
 FOLDERS = ("inductor", "triton")  # of a scratch folder; inside.clean_environment names them
@@ -77,18 +79,28 @@ def _keep(path: Path, target: Path) -> None:
 def fingerprint(source: str) -> str:
     """Return a digest of a program without the values of its UPPERCASE constants; '' when it does not parse.
 
-    A value counts as one only when it is a literal: no call, no name, nothing that runs. Bytes are parsed, as they are
-    run: a coding cookie in a comment could otherwise make code of what looks like a comment.
+    A value counts as one only when it is a literal: no call, no name, nothing that runs. Each file of a program counts by
+    itself, with its name: what stands in which is part of the program.
     """
-    written = source.encode("utf-8", errors="replace")
+    trees = {name: _tree(text) for name, text in (split_marked(source) or {"": source}).items()}
+    if not all(trees.values()):
+        return ""
+    return hashlib.sha256(json.dumps(trees).encode()).hexdigest()
+
+
+def _tree(text: str) -> str:
+    """Return a file's syntax tree without the values of constants; '' when it does not parse.
+
+    Bytes are parsed, as they are run: a coding cookie in a comment could otherwise make code of what looks like a comment.
+    """
     try:
-        tree = ast.parse(written)
+        tree = ast.parse(text.encode("utf-8", errors="replace"))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
     for node in tree.body:
         if isinstance(node, ast.Assign) and _is_constant(node):
             node.value = ast.Constant(value=None)
-    return hashlib.sha256(ast.dump(tree).encode("utf-8", errors="replace")).hexdigest()
+    return ast.dump(tree)
 
 
 def _is_constant(node: ast.Assign) -> bool:

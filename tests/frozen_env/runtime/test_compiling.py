@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from arl_core.edit import write_constants
+from frozen_env.files import join
 from frozen_env.runtime import compile_cache, toolchain
 from frozen_env.runtime.compile_cache import CompileCache, fingerprint
 
@@ -62,6 +63,24 @@ def test_any_other_change_makes_it_untrusted(cache: CompileCache, edit: tuple[st
     before, after = edit
     assert before in SEED
     assert not cache.is_trusted(SEED.replace(before, after, 1))
+
+
+FILES = {"model.py": "import torch\nWIDTH = 8\n", "train.py": "import model\nmodel.WIDTH\nprint(1)\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "is_trusted"),
+    [
+        (FILES, True),
+        ({"model.py": "import torch\nWIDTH = 16\n", "train.py": FILES["train.py"]}, True),
+        # A cookie of a later file's own, and a line that moves from one file to the other, leave the joined text's tree alone.
+        ({**FILES, "train.py": "# coding: unicode_escape\n# \\nimport os\n" + FILES["train.py"]}, False),
+        ({"model.py": FILES["model.py"] + "import model\n", "train.py": "model.WIDTH\nprint(1)\n"}, False),
+        ({"other.py": FILES["model.py"], "train.py": FILES["train.py"]}, False),
+    ],
+)
+def test_each_file_of_a_program_counts_by_itself(tmp_path: Path, files: dict[str, str], is_trusted: bool) -> None:
+    assert CompileCache(tmp_path, join(FILES)).is_trusted(join(files)) == is_trusted
 
 
 def test_without_a_trusted_program_nothing_is_trusted(tmp_path: Path) -> None:

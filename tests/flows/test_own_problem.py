@@ -129,6 +129,7 @@ def test_a_script_that_was_wrapped_is_followed_and_scored(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what trainers of other libraries deprecate is not ours to mend
 def test_an_adapter_is_taught_on_the_files_of_a_problem(tmp_path: Path) -> None:
     words = ["--out", str(tmp_path / "adapter"), "--problem", "examples/digits", "--model", "tiny-random"]
     few = ["--states", "2", "--edits", "2", "--epochs", "1", "--no-survival", "--prompt-tokens", "600"]

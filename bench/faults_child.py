@@ -17,6 +17,7 @@ import transformers  # noqa: F401
 import arl_core.policy.policy  # noqa: F401
 import flows.slots
 from bench import fault_points
+from bench.answering_node import KILLED
 from flows.research import main
 from frozen_env.runtime.supervisor import Host
 
@@ -25,6 +26,9 @@ class AnsweringHost(Host):
     """The real supervisor around a process whose candidates answer at once."""
 
     module = "bench.answering_node"
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | {KILLED: os.environ.get(KILLED, "")}
 
 
 def run(place: Path, settings: dict[str, Any], point: str, occurrence: int) -> NoReturn:

@@ -76,7 +76,9 @@ def against(truth: dict[str, Any], place: Path) -> tuple[int, int, list[str]]:
     for mine, theirs in zip(found["experiments"], truth["experiments"], strict=False):
         names = [name for name in theirs if mine[name] != theirs[name]]
         if names:
-            differences.append(f"experiment {theirs['index']} differs in {', '.join(names)}: {mine[names[0]]!r:.200}")
+            differences.append(
+                f"experiment {theirs['index']} differs in {', '.join(names)}: {mine[names[0]]!r:.200} {mine['reason']:.200}"
+            )
     differences += [f"{name} differs" for name in truth if name != "experiments" and found[name] != truth[name]]
     return lost, twice, differences
 

@@ -92,13 +92,17 @@ class Host:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env=host_environment(self.spec) | ({"CUDA_VISIBLE_DEVICES": self.gpu.name} if self.gpu else {}),
+            env=self.environment(),
             pass_fds=(self.gpu.fd,) if self.gpu else (),
             cwd=Path(__file__).resolve().parents[2],
             start_new_session=True,  # a Ctrl-C in the terminal reaches the campaign, which then ends us tidily
         )
         if self._stderr_path:
             stderr.close()  # type: ignore[union-attr]
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables of the host process: nothing that is secret, and its GPU."""
+        return host_environment(self.spec) | ({"CUDA_VISIBLE_DEVICES": self.gpu.name} if self.gpu else {})
 
     def run(
         self,

@@ -30,7 +30,7 @@ from arl_core.errors import PolicyError
 from arl_core.policy.names import names_at
 from arl_core.policy.python_lines import HEADERS, INDENT, replace_grammar
 from arl_core.policy.rollout import EditBlock
-from arl_core.policy.searchable import Run, comments_of, constants_of, searchable_runs
+from arl_core.policy.searchable import Run, comments_of, constants_of, searchable_runs, wholes_of
 from arl_core.policy.settings import PolicySettings
 
 OPEN, MIDDLE, CLOSE = "<<<<<<< SEARCH\n", "=======", ">>>>>>> REPLACE"
@@ -124,6 +124,9 @@ class EditDecoder:
         self.vocabulary, self.settings = vocabulary, settings
         self.source = source
         self.blocks: list[EditBlock] = []
+        self._written = [False] * len(
+            source.splitlines()
+        )  # lines that a block of this edit wrote: none takes them back
         self.tokens: list[int] = []
         self.phase = ""
         self.run: Run | None = None
@@ -199,6 +202,7 @@ class EditDecoder:
         lines = self.source.splitlines(keepends=True)
         end = self.run.first + self.run.text.count("\n")
         self.source = "".join(lines[: self.run.first]) + replace + "".join(lines[end:])
+        self._written[self.run.first : end] = [True] * replace.count("\n")
         self._enter_search(first=False)
 
     def _enter_search(self, first: bool) -> None:
@@ -206,7 +210,8 @@ class EditDecoder:
         self._candidates: tuple[Run, ...] = ()
         if room:
             try:
-                self._candidates = _runs(self.source, self.settings.max_search_lines)
+                found = _runs(self.source, self.settings.max_search_lines)
+                self._candidates = tuple(one for one in found if not self._wrote(one))
             except (SyntaxError, ValueError) as error:
                 if first:
                     raise PolicyError(f"the source to edit is not Python: {error}") from error
@@ -218,6 +223,9 @@ class EditDecoder:
         choices = " | ".join(json.dumps(run.text) for run in self._candidates)
         body = f"{json.dumps(OPEN if first else chr(10) + OPEN)} SEARCH {json.dumps(MIDDLE)}"
         self._begin("search" if first else "after", f"start: {body if first else f'({body})?'}\nSEARCH: {choices}\n")
+
+    def _wrote(self, run: Run) -> bool:
+        return any(self._written[run.first : run.first + run.text.count("\n")])
 
     def _enter_replace(self, run: Run) -> None:
         if self.settings.replace == "text":
@@ -233,6 +241,7 @@ class EditDecoder:
                 run.header,
                 comments=comments_of(run.text),
                 constants=constants_of(run.text),
+                wholes=wholes_of(run.text),
                 in_function=run.in_function,
                 in_loop=run.in_loop,
                 empty=not run.header and _compiles(without),

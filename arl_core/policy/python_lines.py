@@ -8,7 +8,7 @@ line, no brackets left open, known names where a value is read (names.py). Synta
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from arl_core.policy.names import Names
 
@@ -66,6 +66,14 @@ term: SIGN? plain (POWER SIGN? plain)?
 plain: NUMBER | STRING | CONSTANT | "(" value (", " value)* ","? ")"
 """
 
+# A whole number stays one: what counts blocks or steps is no fraction.
+WHOLES = r"""
+whole: count (COUNTING count)*
+count: WHOLE (POWER WHOLE)?
+COUNTING: / ?(\+|-|\*|\/\/) ?/
+WHOLE: /(0|[1-9][0-9]{0,8}(_[0-9]{3}){0,3})/
+"""
+
 SIMPLE = r"""
 simple: target (" = " target)? (" = " exprs) | place AUGMENT expr | NEW ": " primary " = " expr | primary
       | "assert " expr | "pass"
@@ -94,6 +102,7 @@ def replace_grammar(
     *,
     comments: Sequence[str] = (),
     constants: Sequence[str] = (),
+    wholes: Collection[str] = (),
     in_function: bool,
     in_loop: bool,
     empty: bool,
@@ -104,7 +113,8 @@ def replace_grammar(
     depth is the indentation in levels; header is the keyword of the block header that must end the text, or "" when the
     text must be whole statements; comments are those that a line may end in (those of the lines replaced). Where the lines
     replaced do nothing but give constants their values, these are named in `constants`: the text then gives each of them
-    a plain value again, since others read them. empty allows a deletion; lines bounds the statements at the outer level.
+    a plain value again, since others read them, and a whole number to those in `wholes`. empty allows a deletion; lines
+    bounds the statements at the outer level.
     """
     flow = ['"return" (" " exprs)?'] if in_function else []
     flow += ['"break"', '"continue"'] if in_loop else []
@@ -123,7 +133,7 @@ def replace_grammar(
     most = min(lines, HEADER_LINES) if header else lines
     outer = f"stmt{depth}{{{0 if empty or header else 1},{most}}}"
     last = f'{f"IND{depth} " if depth else ""}{HEADERS[header]} ":" END' if header else ""
-    values = " ".join(f'"{name} = " value END' for name in constants)
+    values = " ".join(f'"{name} = " {"whole" if name in wholes else "value"} END' for name in constants)
     read = sorted(name for name in names.plain if name.isupper() and name not in constants)
     # A new name is a short list: a small model would invent others, and could not read them again. Capitals may be new.
     new = f"NEW: {_alternatives(names.new)}" + ("" if in_function else " | /[A-Z][A-Z_]{2,20}/")
@@ -134,7 +144,8 @@ def replace_grammar(
             *rules,
             simple,
             EXPRESSIONS,
-            *([VALUES + (f"      | {_alternatives(read)}" if read else "")] if constants else []),
+            *([VALUES + (f"      | {_alternatives(read)}" if read else "")] if set(constants) - set(wholes) else []),
+            *([WHOLES] if set(constants) & set(wholes) else []),
             new,
             f"OWNED: {' | '.join(owned) or json.dumps('self')}",
             f"KEYWORD: {_alternatives(names.keywords)}",

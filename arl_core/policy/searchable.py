@@ -13,6 +13,7 @@ import textwrap
 import tokenize
 from dataclasses import dataclass
 
+from arl_core.edit import read_constants
 from arl_core.policy.python_lines import HEADERS, INDENT
 from frozen_env.files import is_marked
 
@@ -146,6 +147,12 @@ def constants_of(text: str) -> tuple[str, ...]:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
     ]
     return tuple(names) if len(names) == len(body) and all(name.isupper() for name in names) else ()
+
+
+def wholes_of(text: str) -> frozenset[str]:
+    """Return the constants among these lines that hold a whole number."""
+    constants = read_constants(textwrap.dedent(text))
+    return frozenset(name for name, value in constants.items() if type(value) is int)
 
 
 def comments_of(text: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from arl_core.policy.policy import Policy
-from arl_core.policy.searchable import constants_of, searchable_runs
+from arl_core.policy.searchable import constants_of, searchable_runs, wholes_of
 from tests.arl_core.policy.conftest import PROMPT, SOURCE
 
 
@@ -95,3 +95,19 @@ def test_a_constant_that_is_edited_keeps_its_name_whatever_the_weights_say(load:
     for rollout in policy.propose_many([PROMPT] * 12, [source] * 12, range(12)):
         for block in rollout.blocks:
             assert constants_of(block.replace) == constants_of(block.search)
+            assert wholes_of(block.replace) >= wholes_of(block.search)
+
+
+def test_whole_numbers_are_told_from_other_values() -> None:
+    assert wholes_of('A = 4\nB = 2**19\nC = 4.0\nD = True\nE = "x"\nF = (1, 2)\n') == {"A", "B"}
+
+
+def test_no_block_takes_back_what_an_earlier_block_of_its_edit_wrote(load: Callable[..., Policy]) -> None:
+    source = "DEPTH = 4  # blocks\nMUON_LR = 2e-3  # peak step\nWIDTH = 64\n"
+    policy = load(max_new_tokens=480, max_blocks=3)
+    rollouts = policy.propose_many([PROMPT] * 12, [source] * 12, range(12))
+    assert sum(len(rollout.blocks) > 1 for rollout in rollouts) >= 3
+    for rollout in rollouts:
+        searched = [line for block in rollout.blocks for line in block.search.splitlines()]
+        assert len(searched) == len(set(searched))
+        assert set(searched) <= set(source.splitlines())

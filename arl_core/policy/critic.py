@@ -67,7 +67,7 @@ class Critic:
         self._loss_N = bad * np.tanh(excess_N / bad)
         self._mean = float(self._loss_N.mean())
         recent = slice(-MOST_FITTED, None)
-        numbers_NP, words_NW, _ = self._tables([])
+        numbers_NP, words_NW = self._tables([])
         self._logs = _fit(numbers_NP[recent], words_NW[recent], self._loss_N[recent] - self._mean)
 
     def draw(self, programs: Sequence[str], seed: int) -> Array:
@@ -85,7 +85,7 @@ class Critic:
         if not self.ready:
             raise ValueError(f"the critic needs {LEAST} different results")
         count = len(self._known)
-        numbers, words, _ = self._tables([self._reader.read(program) for program in programs])
+        numbers, words = self._tables([self._reader.read(program) for program in programs])
         alike = _alike(torch.from_numpy(numbers), torch.from_numpy(words), torch.from_numpy(self._logs)).numpy()
         noise = float(np.exp(self._logs[-1]))
         lower_NN = np.linalg.cholesky(alike[:count, :count] + (noise + JITTER) * np.eye(count))
@@ -95,7 +95,7 @@ class Critic:
         covariance_CC = signal * (alike[count:, count:] - half_NC.T @ half_NC)
         return self._mean + half_NC.T @ half_N, (covariance_CC + covariance_CC.T) / 2
 
-    def _tables(self, more: list[_Read]) -> tuple[Array, Array, list[str]]:
+    def _tables(self, more: list[_Read]) -> tuple[Array, Array]:
         """Return the known programs and then `more` as numbers [N + C, P] and lines [N + C, W] of 0 and 1."""
         rows = [*self._known, *more]
         vocabulary = sorted(set().union(*(words for _, words in rows)))
@@ -103,7 +103,7 @@ class Critic:
         words = np.zeros((len(rows), len(vocabulary)))
         for row, (_, present) in enumerate(rows):
             words[row, [place[word] for word in present]] = 1.0
-        return np.array([numbers for numbers, _ in rows]).reshape(len(rows), -1), words, vocabulary
+        return np.array([numbers for numbers, _ in rows]).reshape(len(rows), -1), words
 
 
 _Read = tuple[list[float], frozenset[str]]  # the constants of the first program as numbers; everything else, as lines

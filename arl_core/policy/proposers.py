@@ -9,6 +9,7 @@ none       no edit: the incumbent runs again. What such a campaign "finds" is lu
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -67,7 +68,7 @@ def load_proposer(
     return Policy.load(settings, data_dir, say)
 
 
-class Frozen:
+class Frozen(ABC):
     """The part of a proposer that has no weights: nothing to learn, to keep or to move.
 
     It draws one edit per experiment and has no choice among them, so it does not ask.
@@ -77,8 +78,8 @@ class Frozen:
         """Return about how many tokens a text takes; rather too many than too few."""
         return -(-len(text) // CHARS_PER_TOKEN)
 
-    def propose(self, prompt: str, source: str, seed: int, choose: Choose = in_order) -> Rollout:
-        raise NotImplementedError
+    @abstractmethod
+    def propose(self, prompt: str, source: str, seed: int, choose: Choose = in_order) -> Rollout: ...
 
     def propose_many(
         self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int], choose: Choose = in_order

@@ -62,7 +62,7 @@ def test_it_ranks_programs_that_it_never_saw() -> None:
 def test_its_posterior_is_that_of_a_textbook_gaussian_process() -> None:
     critic = taught()
     new = [program(**one) for one in drawn(8, seed=2)]
-    numbers, _, _ = critic._tables([critic._reader.read(one) for one in new])
+    numbers, _ = critic._tables([critic._reader.read(one) for one in new])
     count = len(numbers) - len(new)
     lengths, share = np.exp(critic._logs[:-2]), float(np.exp(critic._logs[-1]))
     oracle = GaussianProcessRegressor(Matern(lengths, nu=2.5), alpha=share + 1e-8, optimizer=None)

@@ -13,11 +13,11 @@ import hashlib
 import math
 import re
 import unicodedata
-import warnings
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from frozen_env.constants import parse_quietly
 from frozen_env.contract import Cause, Direction, Report, Status, Verdict
 from frozen_env.description import built_in
 from frozen_env.files import split_marked
@@ -214,18 +214,6 @@ def _visible(char: str) -> str:
 
 
 # --- identity of a source ---------------------------------------------------------------------------------------------
-
-
-def parse_quietly(text: str) -> ast.Module:
-    """Parse Python without its warnings. SyntaxError for everything that does not parse, hostile depth included."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an invalid escape in a candidate is not ours to report
-            return ast.parse(text)
-    except SyntaxError:
-        raise
-    except (ValueError, RecursionError, MemoryError, OverflowError) as error:  # NUL byte, nesting, huge literals
-        raise SyntaxError(str(error) or type(error).__name__) from None
 
 
 def source_hash(text: str) -> str:

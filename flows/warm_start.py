@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve each other when cores are shared
 
-from arl_core.edit import write_constants
 from arl_core.policy.levers import levers_of
 from arl_core.policy.ranges import read_ranges
 from arl_core.policy.settings import PolicySettings
@@ -34,7 +33,6 @@ from arl_core.policy.synthesis import Blocks, Example, Told, apply, synthesise
 from frozen_env.contract import Cause, Ending, Progress, ResearchError, RunResult, Verdict
 from frozen_env.description import BUILT_IN, Description, built_in, read, shown
 from frozen_env.fetch import data_dir
-from frozen_env.files import join
 from frozen_env.problems import prepare
 from frozen_env.runtime.supervisor import Host
 from frozen_env.spec import EnvironmentSpec, read_preset
@@ -121,13 +119,10 @@ def teach(options: argparse.Namespace, say: Callable[[str], None]) -> None:
 def start_state(preset: str, problem: Description | None = None) -> tuple[EnvironmentSpec, str]:
     """Return the environment of a problem, where need be from a preset, and its files as a campaign starts with them."""
     problem = problem or built_in()
-    source = join(problem.sources())
     if not problem.preset_only:
-        return problem.spec(), write_constants(source, problem.target)
-    tables = read_preset(preset)
-    return EnvironmentSpec(**tables["environment"] | {"problem": shown(problem.folder)}), write_constants(
-        source, tables["target"]
-    )
+        return problem.spec(), problem.first_source()
+    environment = read_preset(preset)["environment"] | {"problem": shown(problem.folder)}
+    return EnvironmentSpec(**environment), problem.first_source(preset)
 
 
 # --- survival ---------------------------------------------------------------------------------------------------------

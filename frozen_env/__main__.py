@@ -140,14 +140,27 @@ def _manifest(options: argparse.Namespace) -> int:
 
 
 def _source(options: argparse.Namespace, problem: Description) -> str:
-    """The candidate as one text: a file, the editable files of a folder, or the problem's own."""
-    if options.source is None:
-        return join(problem.sources())
+    """The candidate as one text: a file, the editable files of a folder, or the problem's own.
+
+    The problem's own files get the constants of [target], as experiment 0 does; any other candidate has its own.
+    """
+    if options.source is not None and not options.source.exists():
+        raise FrozenEnvError(f"no candidate at {options.source}; name one with --source")
+    if options.source is None or options.source.resolve() in _own_places(problem):
+        preset = options.preset or "embedded"
+        print(
+            f"constants of {'preset ' + preset if problem.preset_only else 'problem.toml'} written in, as in experiment 0"
+        )
+        return problem.first_source(preset)
     if options.source.is_dir():
         return join({name: (options.source / name).read_text(encoding="utf-8") for name in problem.files})
-    if not options.source.is_file():
-        raise FrozenEnvError(f"no candidate at {options.source}; name one with --source")
     return str(options.source.read_text(encoding="utf-8"))
+
+
+def _own_places(problem: Description) -> tuple[Path, ...]:
+    """The problem's folder, and its script where that is all there is to edit."""
+    folder = problem.folder.resolve()
+    return (folder, folder / problem.files[0]) if len(problem.files) == 1 else (folder,)
 
 
 def _run(options: argparse.Namespace) -> int:

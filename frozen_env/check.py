@@ -181,7 +181,7 @@ def _trial(description: Description, data_dir: Path, say: Say) -> list[str]:
         verify(spec, data_dir)
         say(f"trial run: training takes {spec.budget_s:g} s at most")
         with tempfile.TemporaryDirectory() as scratch, Host(spec, data_dir, Path(scratch) / "host.log") as host:
-            result = host.run(join(description.sources()), seed=0, place=Path(scratch) / "run")
+            result = host.run(description.first_source(), seed=0, place=Path(scratch) / "run")
     except ResearchError as error:
         return [f"the trial run could not be made: {error}"]
     return _judge(result, description, spec, say)

@@ -16,9 +16,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from frozen_env.constants import write_constants
 from frozen_env.contract import Direction, ProblemError
 from frozen_env.fields import Fields
-from frozen_env.spec import EnvironmentSpec
+from frozen_env.files import join
+from frozen_env.spec import EnvironmentSpec, read_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = "problem.toml"
@@ -104,6 +106,15 @@ class Description:
     def sources(self) -> dict[str, str]:
         """Return the editable files' texts by name. Raises ProblemError when one cannot be read."""
         return {name: _read_text(self.folder / name, "edit.files") for name in self.files}
+
+    def first_source(self, preset: str = "embedded") -> str:
+        """Return the editable files as one text, as experiment 0 trains them: the constants of [target] written in.
+
+        Where the environment comes from a preset, so do the constants. Raises FrozenEnvError, or ValueError when the files
+        do not go together.
+        """
+        constants = read_preset(preset)["target"] if self.preset_only else self.target
+        return write_constants(join(self.sources()), constants)
 
     def frozen_files(self) -> list[Path]:
         """Return everything in the folder that must not change during a campaign: all but editable files and notes."""

@@ -9,12 +9,12 @@ Everything that cannot be done is an EditRejected with a stable code (the table 
 from __future__ import annotations
 
 from arl_core.edit.blocks import Block, apply_blocks, parse_blocks
-from arl_core.edit.constants import changed_constants, read_constants, write_constants
 from arl_core.edit.diffs import apply_exactly, canonical_diff, named_path
 from arl_core.edit.doors import AppliedEdit, apply_completion, apply_diff, apply_text
 from arl_core.edit.levers import levers, levers_seen_from
 from arl_core.edit.rules import DEFAULT_RULES, Rules, check_source
 from arl_core.edit.summary import summarise
+from frozen_env.constants import changed_constants, read_constants, write_constants
 
 __all__ = [
     "DEFAULT_RULES",

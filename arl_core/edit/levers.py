@@ -10,8 +10,7 @@ import ast
 import functools
 import re
 
-from arl_core.edit.constants import constant_statements
-from arl_core.records import parse_quietly
+from frozen_env.constants import constant_statements, parse_quietly
 from frozen_env.files import is_marked, mark, split_marked
 
 MODULE_LEVEL = "(module)"

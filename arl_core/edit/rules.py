@@ -27,7 +27,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from arl_core.errors import EditRejected
-from arl_core.records import one_line, parse_quietly
+from arl_core.records import one_line
+from frozen_env.constants import parse_quietly
 from frozen_env.description import built_in
 from frozen_env.files import split_marked
 

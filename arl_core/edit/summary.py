@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import difflib
 
-from arl_core.edit.constants import changed_constants, constant_statements
 from arl_core.edit.places import split_lines
-from arl_core.records import one_line, parse_quietly, source_hash
+from arl_core.records import one_line, source_hash
+from frozen_env.constants import changed_constants, constant_statements, parse_quietly
 
 _SPOT_CHARS = 48  # of a line quoted from the source
 _IDLE = "comments or spelling only"

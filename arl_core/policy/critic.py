@@ -23,9 +23,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from arl_core.edit import read_constants
-from arl_core.edit.constants import constant_statements
 from arl_core.policy.synthesis import SHARES
-from arl_core.records import parse_quietly
+from frozen_env.constants import constant_statements, parse_quietly
 
 Array = NDArray[np.float64]
 

@@ -28,7 +28,8 @@ from arl_core.edit import (
     summarise,
     write_constants,
 )
-from arl_core.errors import ConfigError, EditRejected
+from arl_core.errors import EditRejected
+from frozen_env.contract import FrozenEnvError
 
 SOURCE = '''"""A small target."""
 
@@ -407,12 +408,12 @@ def test_writing_a_constant_changes_nothing_else() -> None:
     ],
 )
 def test_a_constant_that_cannot_be_written_is_a_clear_error(values: dict[str, object], words: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(words)):
+    with pytest.raises(FrozenEnvError, match=re.escape(words)):
         write_constants(SOURCE, values)
 
 
 def test_a_target_that_does_not_parse_takes_no_constants() -> None:
-    with pytest.raises(ConfigError, match="line 1"):
+    with pytest.raises(FrozenEnvError, match="line 1"):
         write_constants("A = (", {"A": 1})
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from arl_core.config import load_config
 from arl_core.errors import ConfigError
-from frozen_env.contract import ProblemError
+from frozen_env.__main__ import _source
+from frozen_env.constants import read_constants
+from frozen_env.contract import FrozenEnvError, ProblemError
 from frozen_env.description import built_in, look, read
+from frozen_env.spec import read_preset
 from tests.problem_folder import write_problem
 
 
@@ -21,6 +25,36 @@ def test_a_problem_that_keeps_the_contract_has_no_complaints(tmp_path: Path) -> 
     assert description.path == "guess/train.py"
     assert description.has_curve
     assert {path.name for path in description.frozen_files()} == {"frozen.py", "predict.py", "problem.toml"}
+
+
+def test_experiment_zero_trains_the_files_with_the_constants_of_target(tmp_path: Path) -> None:
+    folder = write_problem(tmp_path / "guess", {"target": {"GUESS": 0.25}})
+    (folder / "train.py").write_text("GUESS = 3  # of the mean\n", encoding="utf-8")
+    assert read(folder).first_source() == "GUESS = 0.25  # of the mean\n"
+
+
+def test_experiment_zero_of_the_built_in_problem_has_the_constants_of_the_preset() -> None:
+    raw, small = built_in().sources()["train.py"], built_in().first_source("embedded")
+    constants = read_preset("embedded")["target"]
+    assert constants
+    assert {name: read_constants(small)[name] for name in constants} == {
+        name: tuple(value) if isinstance(value, list) else value for name, value in constants.items()
+    }
+    assert read_constants(raw) != read_constants(small)
+
+
+def test_one_experiment_by_hand_takes_the_target_as_experiment_zero_and_any_other_file_as_it_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = argparse.Namespace(source=Path("target/train.py"), preset="embedded")
+    assert _source(options, built_in()) == built_in().first_source("embedded")
+    assert "preset embedded" in capsys.readouterr().out
+    options.source = tmp_path / "candidate.py"
+    options.source.write_text(built_in().sources()["train.py"], encoding="utf-8")
+    assert _source(options, built_in()) == built_in().sources()["train.py"]
+    options.source = tmp_path / "absent.py"
+    with pytest.raises(FrozenEnvError, match="no candidate at"):
+        _source(options, built_in())
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import difflib
 import math
 import operator
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from arl_core.errors import ConfigError
-from arl_core.records import parse_quietly
+from frozen_env.contract import FrozenEnvError
 
 _NAME = re.compile(r"^[A-Z][A-Z0-9_]*$")
 _ANY_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
@@ -67,7 +67,7 @@ def changed_constants(old: str, new: str) -> dict[str, tuple[str | None, str | N
 def write_constants(source: str, values: Mapping[str, Any]) -> str:
     """Return the source with these constants' right-hand sides replaced; comments and all other bytes stay.
 
-    Values are numbers, strings, booleans, None, or tuples and lists of them (written as tuples). ConfigError for a
+    Values are numbers, strings, booleans, None, or tuples and lists of them (written as tuples). FrozenEnvError for a
     constant that the source does not have, a value that cannot be written, or a source that does not parse.
     """
     if not values:
@@ -75,7 +75,7 @@ def write_constants(source: str, values: Mapping[str, Any]) -> str:
     try:
         nodes = _nodes(source)
     except SyntaxError as error:
-        raise ConfigError(f"the target does not parse (line {error.lineno}: {error.msg}); mend it first") from None
+        raise FrozenEnvError(f"the target does not parse (line {error.lineno}: {error.msg}); mend it first") from None
     spans: list[tuple[int, int, bytes]] = []
     data = source.encode("utf-8")
     starts = _line_starts(data)
@@ -83,7 +83,7 @@ def write_constants(source: str, values: Mapping[str, Any]) -> str:
         if name not in nodes:
             close = difflib.get_close_matches(name, nodes, 3)
             hint = f"did you mean {' or '.join(close)}?" if close else f"it has: {', '.join(nodes) or 'none'}"
-            raise ConfigError(f"the target has no constant {name!r}; {hint}")
+            raise FrozenEnvError(f"the target has no constant {name!r}; {hint}")
         text = _literal(name, value).encode("utf-8")
         for node in nodes[name]:
             assert node.end_lineno is not None
@@ -93,6 +93,18 @@ def write_constants(source: str, values: Mapping[str, Any]) -> str:
     for start, end, text in sorted(spans, reverse=True):
         data = data[:start] + text + data[end:]
     return data.decode("utf-8")
+
+
+def parse_quietly(text: str) -> ast.Module:
+    """Parse Python without its warnings. SyntaxError for everything that does not parse, hostile depth included."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an invalid escape in a candidate is not ours to report
+            return ast.parse(text)
+    except SyntaxError:
+        raise
+    except (ValueError, RecursionError, MemoryError, OverflowError) as error:  # NUL byte, nesting, huge literals
+        raise SyntaxError(str(error) or type(error).__name__) from None
 
 
 def _nodes(source: str) -> dict[str, list[ast.expr]]:
@@ -166,9 +178,9 @@ def _literal(name: str, value: Any) -> str:
         items = [_literal(name, item) for item in value]
         return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{name} must be finite, got {value!r}")
+        raise FrozenEnvError(f"{name} must be finite, got {value!r}")
     if value is not None and not isinstance(value, bool | int | float | str):
-        raise ConfigError(f"{name} must be a number, a string or a tuple of them, got {value!r}")
+        raise FrozenEnvError(f"{name} must be a number, a string or a tuple of them, got {value!r}")
     return repr(value)
 
 

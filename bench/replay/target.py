@@ -3,12 +3,12 @@
 # --- model ---
 DEPTH = 8  # transformer blocks
 ASPECT_RATIO = 64  # width of the model, in blocks
-HEAD_DIM = 128  # size of one attention head
+HEAD_DIM = 2**7  # size of one attention head
 WINDOW_PATTERN = "SSSL"  # short and long attention windows, by block
 
 # --- data ---
-DEVICE_BATCH_SIZE = 128  # rows in memory at once
-TOTAL_BATCH_SIZE = 524288  # tokens per step
+DEVICE_BATCH_SIZE = 2**7  # rows in memory at once
+TOTAL_BATCH_SIZE = 2**19  # tokens per step
 
 # --- optimiser ---
 EMBEDDING_LR = 0.6  # learning rate of the token embedding

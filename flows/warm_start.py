@@ -267,7 +267,7 @@ def save(
     config["base_model_name_or_path"] = Path(config["base_model_name_or_path"] or options.model).name
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     command = (
-        f"python -m flows.warm_start --out {options.out.name} --states {options.states} --edits {options.edits} "
+        f"python -m flows.warm_start --out {_shown(options.out)} --states {options.states} --edits {options.edits} "
         f"--prompt-tokens {options.prompt_tokens} "
         f"--epochs {options.epochs} --learning-rate {options.learning_rate} --rank {options.rank} --seed {options.seed}"
         f" --blocks {options.blocks} --agenda {_shown(options.agenda)}"
@@ -276,7 +276,11 @@ def save(
         + (f" --ranges {_shown(options.ranges)}" if options.ranges else "")
         + (" --no-survival" if options.no_survival else "")
     )
-    ran = "not run" if options.no_survival else "each kind of edit, numbers aside, ran once in the sandbox"
+    ran = (
+        "none was run"
+        if options.no_survival
+        else f"{counts['survived']} survived their first training steps (each kind of edit, numbers aside, ran once in the sandbox)"
+    )
     card = CARD.format(
         command=command,
         ran=ran,
@@ -302,8 +306,8 @@ It teaches the form of an edit of the files that are named below (`target/train.
 over edits. It makes no claim about which edit is good: no example was scored, and values are drawn on each
 constant's natural scale.
 
-- Data: {kept} synthetic edits in {states} states of the file, of {drawn} drawn; {survived} survived their first training
-  steps ({ran}); the rest compile but the decoder cannot say them.
+- Data: {kept} synthetic edits in {states} states of the file, of {drawn} drawn; {ran};
+  what was dropped besides compiles, but the decoder cannot say it.
 - Prompts: built by `arl_core.prompt` as in a campaign, with invented histories and scores. No person's text or data.
 - Kinds: one constant moved; structural edits (the problem's `levers.toml`, if it has one); two levers in two blocks.
 - Loss on free tokens only: from {first:.2f} to {last:.2f} nats. Prompt keys and values are constants of the gradient.

@@ -56,6 +56,11 @@ def completed(flow_run: UUID) -> bool:
             wait_for_runs()
             print(f"the flow run ended: {state.name} {state.message or ''}", flush=True)
             return state.is_completed()
+        if not any(command(pid) for pid in processes.children(os.getpid())):
+            with get_client(sync_client=True) as client:
+                client.delete_flow_run(flow_run)  # or the next campaign's worker would begin with it
+            print("the worker died before it began with the run, or with all of it", flush=True)
+            return False
         time.sleep(POLL_S)
     return False
 

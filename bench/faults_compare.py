@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file
 
 from arl_core.memory import Memory
 from arl_core.repeats import Repeats
@@ -79,7 +81,11 @@ def against(truth: dict[str, Any], place: Path) -> tuple[int, int, list[str]]:
             differences.append(
                 f"experiment {theirs['index']} differs in {', '.join(names)}: {mine[names[0]]!r:.200} {mine['reason']:.200}"
             )
-    differences += [f"{name} differs" for name in truth if name != "experiments" and found[name] != truth[name]]
+    differences += [
+        _described(found[name], truth[name]) if name == "policy" else f"{name} differs"
+        for name in truth
+        if name != "experiments" and found[name] != truth[name]
+    ]
     return lost, twice, differences
 
 
@@ -91,10 +97,23 @@ def _comparable(record: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _policy(place: Path, campaign_id: str, name: str) -> str:
-    """The sha256 of parameters, optimizer and random state."""
-    path = place / "campaigns" / campaign_id / "policy" / name / "policy.safetensors"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _policy(place: Path, campaign_id: str, name: str) -> dict[str, bytes]:
+    """Parameters, optimizer and random state: the bytes of each tensor by its name."""
+    tensors = load_file(place / "campaigns" / campaign_id / "policy" / name / "policy.safetensors")
+    return {key: tensor.numpy().tobytes() for key, tensor in tensors.items()}
+
+
+def _described(mine: dict[str, bytes], theirs: dict[str, bytes]) -> str:
+    """Say which tensors of two policies differ, and by how much as numbers of 32 bits."""
+    names = [name for name in {**theirs, **mine} if mine.get(name) != theirs.get(name)]
+    apart = [
+        np.abs(np.frombuffer(mine[name], np.float32) - np.frombuffer(theirs[name], np.float32)).max()
+        for name in names
+        if len(mine.get(name, b"")) == len(theirs.get(name, b"")) and not name.startswith("random")
+    ]
+    return (
+        f"policy differs in {len(names)} tensors, at most by {max(apart, default=np.nan):.3g}: {', '.join(names[:4])}"
+    )
 
 
 def _mlflow(place: Path, campaign_id: str) -> list[tuple[str, str]]:

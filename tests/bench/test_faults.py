@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment, State, source_hash
@@ -110,7 +112,7 @@ def place(tmp_path, monkeypatch):
     memory.close()
     file = tmp_path / "campaigns" / "c" / "policy" / "step_000001" / "policy.safetensors"
     file.parent.mkdir(parents=True)
-    file.write_bytes(b"weights")
+    file.write_bytes(save({"parameter/a": torch.tensor([1.0, 2.0])}))
     runs = [("campaign ", "FINISHED"), *((f"experiment {index}", "FINISHED") for index in range(3))]
     monkeypatch.setattr(faults_compare, "_mlflow", lambda *_: list(runs))
     return tmp_path
@@ -169,5 +171,8 @@ def test_a_lost_experiment_a_double_run_and_another_policy_are_noticed(place, mo
     lost, twice, differences = faults_compare.against(truth, place)
     assert (lost, twice) == (1, 1)
     assert "mlflow differs" in differences
-    (place / "campaigns" / "c" / "policy" / "step_000001" / "policy.safetensors").write_bytes(b"others")
-    assert "policy differs" in faults_compare.against(truth, place)[2]
+    (place / "campaigns" / "c" / "policy" / "step_000001" / "policy.safetensors").write_bytes(
+        save({"parameter/a": torch.tensor([1.0, 2.5])})
+    )
+    told = faults_compare.against(truth, place)[2]
+    assert "policy differs in 1 tensors, at most by 0.5: parameter/a" in told

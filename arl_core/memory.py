@@ -134,14 +134,15 @@ class Memory(MemoryFile):
         """
         return self._select(campaign_id, "order by idx desc limit ?", n, details=WHOLE if whole else ())
 
-    def top(self, campaign_id: str, n: int = TOP, *, whole: bool = False) -> list[Experiment]:
+    def top(self, campaign_id: str, n: int = TOP, *, whole: bool = False, only_kept: bool = False) -> list[Experiment]:
         """Return the n best *measured* experiments, best first in the metric's direction; forecasts do not count.
 
-        The mean over fresh seeds goes before the value of a single run.
+        The mean over fresh seeds goes before the value of a single run. `only_kept`: those that became the incumbent once.
 
         `whole` as in recent().
         """
-        best = f"and {MEASURED} {{best}} limit ?"
+        kept = "and status = 'kept' " if only_kept else ""
+        best = f"and {MEASURED} {kept}{{best}} limit ?"
         return self._select(campaign_id, best, n, details=WHOLE if whole else ())
 
     def for_prompt(
@@ -209,12 +210,16 @@ class Memory(MemoryFile):
             found = row.fetchone()
         return (found[0], int(found[1])) if found else None
 
-    def programs(self, campaign_id: str, n: int = 500) -> list[Experiment]:
-        """Return the first experiment and the n latest others that made a program of their own, oldest first, with their
-        sources: what a critic is fitted on. Other texts, reports and verdicts are left empty."""
-        ran = "and (idx = 0 or source_hash != '') and status != 'duplicate' order by idx = 0 desc, idx desc limit ?"
-        found = self._select(campaign_id, ran, n + 1, details=("source",))
-        return sorted(found, key=lambda one: one.index)
+    def programs(self, campaign_id: str, n: int = 500, best: int = 20) -> list[Experiment]:
+        """Return the first experiment, the n latest and the best measured of those that made a program of their own, oldest
+        first, with their sources: what a critic is fitted on. Other texts, reports and verdicts are left empty.
+
+        The best, as top() ranks them, are there because the incumbent of a long campaign is seldom among the latest.
+        """
+        ran = f"""and (idx = 0 or source_hash != '') and status != 'duplicate'
+                  qualify idx = 0 or row_number() over (order by idx desc) <= ?
+                  or ({MEASURED} and row_number() over (partition by {MEASURED} {{best}}) <= ?) order by idx"""
+        return self._select(campaign_id, ran, n, best, details=("source",))
 
     def curves(self, campaign_id: str) -> dict[int, tuple[Report, ...]]:
         """Return the training curve of every experiment that reported anything, by index."""

@@ -132,6 +132,44 @@ def test_old_folders_go_and_the_best_stay(tmp_path):
     assert weights == [3, 29], "of the best, and of the one just committed"
 
 
+def test_a_candidate_that_still_runs_keeps_its_folder_and_what_it_submitted(tmp_path):
+    one = session(tmp_path, **{"retention.recent": 1, "retention.best": 1, "parallel": 4})
+    for index in (1, 3, 4):  # committed later than 5, or not at all yet
+        (one.place(index) / "submission").mkdir(parents=True)
+    for index in (0, 2, 5):
+        one.memory.commit_iteration(Experiment("c", index, "discarded", value=1.0, source="x"), State())
+        retention.retire(one, index)
+    (one.place(7) / "submission").mkdir(parents=True)
+    retention.retire(one, 5)
+    assert sorted(int(path.parent.name[-5:]) for path in one.folder.glob("*/submission")) == [1, 3, 4, 7]
+
+
+def test_the_incumbents_weights_stay_though_lucky_single_runs_look_better(tmp_path):
+    one = session(tmp_path, **{"retention.recent": 2, "retention.best": 1, "retention.weights": 1})
+    promoted = {"confirmations": 3, "extra": {"confirmation": {"promotion": 1}}}
+    for index in range(6):
+        known = {"confirmed_value": 2.0, **promoted} if index == 0 else {}
+        status = "discarded" if index else "kept"
+        given = Experiment("c", index, status, value=1.0 + index, source="x", **known)
+        one.memory.commit_iteration(given, State())
+        (one.place(index) / "submission").mkdir(parents=True)
+        retention.retire(one, index)
+    weights = sorted(int(path.parent.name[-5:]) for path in one.folder.glob("*/submission"))
+    assert weights == [0, 5], "of the incumbent, and of the one just committed"
+
+
+def test_all_weights_stay_when_asked_for_though_old_folders_go(tmp_path):
+    one = session(tmp_path, **{"retention.recent": 1, "retention.best": 1, "keep_weights": True})
+    for index in range(4):
+        one.memory.commit_iteration(Experiment("c", index, "discarded", value=1.0, source="x"), State())
+        (one.place(index) / "submission").mkdir(parents=True)
+        (one.place(index) / "candidate.log").write_text("words")
+        retention.retire(one, index)
+    assert len(list(one.folder.glob("*/submission"))) == 4
+    logs = sorted(int(path.parent.name[-5:]) for path in one.folder.glob("*/candidate.log"))
+    assert logs == [0, 3], "of the best, and of the latest"
+
+
 def test_folders_stay_while_mlflow_is_away(tmp_path, monkeypatch):
     one = session(tmp_path, **{"retention.recent": 1, "retention.best": 1, "tracking": True})
     for index in range(4):

@@ -29,6 +29,12 @@ class Evidence:
         fresh = (one for one in self.own if one.source_hash == source_hash and one.role is not Role.FIRST)
         return {one.seed: one.value for one in fresh}
 
+    def crash(self, source_hash: str) -> str:
+        """Return how a program failed on a fresh seed; "" when it gave a value on all that it ran on."""
+        fresh = (one for one in self.own if one.source_hash == source_hash and one.role is not Role.FIRST)
+        failed = next((one for one in fresh if one.value is None), None)
+        return f"its re-run on seed {failed.seed} gave no score ({failed.reason})" if failed else ""
+
     def noise(self) -> Noise | None:
         """Pool the baseline's repeats (experiment 0's own run too: nothing selected it) and every candidate's pairs."""
         repeats: dict[tuple[str, str], list[float]] = {}
@@ -47,9 +53,9 @@ class Evidence:
         ]
         return pooled(repeats.values(), differences)
 
-    def spent(self, but_not: str = "") -> list[float]:
-        """Return the levels of the tests begun so far; `but_not` is the program of one that goes on."""
-        return [one.level for one in self.own if one.level is not None and one.source_hash != but_not]
+    def spent(self) -> list[float]:
+        """Return the levels of the tests begun so far."""
+        return [one.level for one in self.own if one.level is not None]
 
     def level(self, source_hash: str) -> float | None:
         """Return the level of a test that was begun, None when it was not."""
@@ -105,9 +111,17 @@ def too_small(outcome: Outcome, gain: float, noise: Noise | None, factor: float)
     return replace(outcome, status=Status.DISCARDED, reason=words)
 
 
-def settled(outcome: Outcome, first_gain: float, judgement: Judgement | None, failure: str = "") -> Outcome:
-    """Kept when the test promoted it; else discarded, with the evidence in words. `failure`: why its re-runs ended."""
+def settled(
+    outcome: Outcome, first_gain: float, judgement: Judgement | None, failure: str = "", crash: str = ""
+) -> Outcome:
+    """Kept when the test promoted it; else discarded, with the evidence in words. `failure`: why its re-runs ended.
+
+    `crash`: how it failed on a fresh seed. It then counts as crashed, without a value: one lucky run of an unstable program
+    must neither be rewarded nor be taken for its worth.
+    """
     begins = f"beat the incumbent by {first_gain:.4f} on one run; "
+    if crash:
+        return replace(outcome, status=Status.CRASHED, value=None, reason=f"{begins}{crash}")
     if failure:
         return replace(outcome, status=Status.DISCARDED, reason=f"{begins}{failure}")
     if judgement is None:

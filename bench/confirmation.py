@@ -3,6 +3,7 @@
     python -m bench.confirmation --campaigns 2000 --json
     python -m bench.confirmation --campaigns 2000 --noise TRIALS.parquet --json      # residuals of real repeated trials
     python -m bench.confirmation --preset embedded --experiments 8 --json            # what a short campaign can promise
+    python -m bench.confirmation --nights 15 --rules ours --campaigns 500 --json     # a campaign that goes on each night
 
 A file has a true value and a noise; a run is its true value + what the seed does to every file (--seed-effect) + noise. The
 unit is σ, the noise's standard deviation (with --noise: of the median file). In pure noise every candidate is exactly level
@@ -166,6 +167,7 @@ class Campaign:
     tests: int = 0
     gains: list[float] = field(default_factory=list)
     sizes: list[tuple[float, bool]] = field(default_factory=list)
+    nights: list[int] = field(default_factory=list)  # in which start of the campaign each of `sizes` was tried
     pairs: list[int] = field(default_factory=list)  # that each promotion took
 
 
@@ -188,9 +190,17 @@ class World:
 
 
 def play(
-    world: World, rule: str, settings: ConfirmSettings, experiments: int, runs: int, fixed: int, seed: Any
+    world: World,
+    rule: str,
+    settings: ConfirmSettings,
+    experiments: int,
+    runs: int,
+    fixed: int,
+    seed: Any,
+    nights: int = 1,
 ) -> Campaign:
-    """Play a campaign of so many experiments, or, if `runs` is given, until that many runs of any kind are spent."""
+    """Play a campaign of so many experiments in each of its nights, or, if `runs` is given, until that many runs of any kind
+    are spent."""
     rng = np.random.default_rng(seed)
     offsets: dict[int, float] = {}
 
@@ -216,7 +226,7 @@ def play(
     def used() -> int:
         return 1 + done.experiments + done.reruns
 
-    while (used() < runs) if runs else (done.experiments < experiments):
+    while (used() < runs) if runs else (done.experiments < nights * experiments):
         done.experiments += 1
         gain = world.gain(rng)
         candidate = File(incumbent.value - gain, world.noise(rng))
@@ -229,8 +239,7 @@ def play(
         else:
             kept = worth_a_second_look(bar - candidate.single, noise, settings.second_look)
         if kept and rule != "any":
-            left = (runs - used()) if runs else experiments - done.experiments
-            level = next_level(settings.confidence, spent, left)
+            level = next_level(settings.confidence, spent, runs or experiments)
             spent.append(level)
             done.tests += 1
             decision, gains = Decision.CONTINUE, []
@@ -249,6 +258,7 @@ def play(
                 done.pairs.append(len(gains))
         if gain > 0:
             done.sizes.append((gain, kept))
+            done.nights.append((done.experiments - 1) // max(1, experiments))
         if kept:
             done.gains.append(gain)
             incumbent = candidate
@@ -284,8 +294,11 @@ def realistic_figures(played: Sequence[Campaign]) -> dict[str, Any]:
         for low, high in BINS
         if any(low <= size < high for size, _ in sizes)
     }
+    nights = np.array([night for one in played for night in one.nights])
+    found_N = np.array([kept for _, kept in sizes])
     return {
-        "power": round(float(np.mean([kept for _, kept in sizes])), 3),
+        "power": round(float(found_N.mean()), 3),
+        "power_by_night": [round(float(found_N[nights == night].mean()), 3) for night in sorted(set(nights.tolist()))],
         "power_by_sigma": power,
         "false_best": share(sum(any(gain <= 0 for gain in one.gains) for one in played), len(played)),
         "false_share_of_promotions": round(float(np.mean([gain <= 0 for gain in promotions])), 4)
@@ -303,6 +316,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="python -m bench.confirmation", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--campaigns", type=int, default=2000)
     parser.add_argument("--experiments", type=int, default=100, help="of a campaign")
+    parser.add_argument(
+        "--nights", type=int, default=1, help="starts of a campaign that goes on; each of --experiments"
+    )
     parser.add_argument(
         "--runs", type=int, default=150, help="all runs of a campaign, for the comparison at equal cost"
     )
@@ -330,6 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     result: dict[str, Any] = {
         "settings": settings.model_dump(mode="json"),
         "experiments": args.experiments,
+        "nights": args.nights,
         "noise": {},
     }
     for name, noise in noises.items():
@@ -339,7 +356,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             def campaigns(better: float, runs: int, rule: str = rule, noise: MakeFile = noise) -> list[Campaign]:
                 world = World(noise, args.seed_effect, better)
                 seeds = ([args.seed, number] for number in range(args.campaigns))
-                return [play(world, rule, settings, args.experiments, runs, args.fixed, seed) for seed in seeds]
+                return [
+                    play(world, rule, settings, args.experiments, runs, args.fixed, seed, args.nights) for seed in seeds
+                ]
 
             rules[rule] = {
                 "pure_noise": noise_figures(campaigns(0.0, 0)),

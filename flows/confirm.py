@@ -117,19 +117,20 @@ def second_look(
         begun = evidence.level(source_hash)
         if begun is None and not worth_a_second_look(gain, noise, confirm.second_look):
             return Look(too_small(outcome, gain, noise, confirm.second_look), fields=_fields(_told(noise)))
-        remaining = session.last_index - index
-        level = begun or next_level(confirm.confidence, evidence.spent(), remaining)
+        level = begun or next_level(confirm.confidence, evidence.spent(), session.config.iterations)
         work = _Work(session, index, source_hash, costs)
         work.open_test(result, level, incumbent.source_hash)
         judgement, failure = _re_run(work, source, incumbent, noise, level)
-    final = settled(outcome, gain, judgement, failure)
-    mean, runs = mean_of(_evidence(session, Repeats(session.memory)).results(source_hash))
+    evidence = _evidence(session, Repeats(session.memory))
+    crash = evidence.crash(source_hash)
+    final = settled(outcome, gain, judgement, failure, crash)
+    mean, runs = (None, 0) if crash else mean_of(evidence.results(source_hash))
     told = _told(noise) | {"runs": work.runs, "level": level}
     if judgement is not None:
         told |= {"pairs": judgement.pairs, "gain": judgement.gain, "error": judgement.error, "p": judgement.p}
     if final.status is Status.KEPT:
         told["promotion"] = incumbent.promotion + 1
-    paired = judgement.gain if judgement is not None else None
+    paired = judgement.gain if judgement is not None and not crash else None
     return Look(final, paired, _fields(told) | {"confirmed_value": mean, "confirmations": runs})
 
 
@@ -146,8 +147,8 @@ def _re_run(
     while True:
         evidence = _evidence(session, repeats)
         mine, theirs = evidence.results(work.source_hash), evidence.results(incumbent.source_hash)
-        if any(value is None for value in mine.values()):
-            return judgement, "a re-run on a fresh seed gave no score"
+        if evidence.crash(work.source_hash):
+            return judgement, ""
         gains = paired_gains(seeds, mine, theirs, session.campaign.direction)
         if gains:
             judgement = test.judge(gains, noise, level)

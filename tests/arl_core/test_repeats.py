@@ -216,7 +216,7 @@ BETTER = Outcome(Status.KEPT, Cause.NONE, "", 1.5)
             "beat the incumbent by 0.0300 on one run; not confirmed in 4 paired re-runs",
         ),
         (Decision.CONTINUE, "", Status.DISCARDED, "not confirmed"),
-        (Decision.PROMOTE, "a re-run gave no score", Status.DISCARDED, "on one run; a re-run gave no score"),
+        (Decision.PROMOTE, "the incumbent failed", Status.DISCARDED, "on one run; the incumbent failed"),
     ],
 )
 def test_the_outcome_says_what_the_test_found(decision, failure, status, words):
@@ -224,6 +224,13 @@ def test_the_outcome_says_what_the_test_found(decision, failure, status, words):
     assert outcome.status is status
     assert words in outcome.reason
     assert outcome.value == 1.5, "the single run is kept apart"
+
+
+def test_a_program_that_failed_on_a_fresh_seed_has_no_value_however_good_its_pairs():
+    outcome = settled(BETTER, 0.03, Judgement(Decision.PROMOTE, 4, 0.02, 0.005, 0.001, 0.004), crash="it broke")
+    assert outcome.status is Status.CRASHED
+    assert outcome.value is None
+    assert outcome.reason == "beat the incumbent by 0.0300 on one run; it broke"
 
 
 def test_without_a_pair_nothing_is_kept():

@@ -24,6 +24,7 @@ from flows.display import PlainDisplay
 from flows.session import Session
 from flows.slots import Order
 from frozen_env.contract import Ending, RunResult, Score, Status
+from tasks.reward import make_reward
 
 ROOT = Path(__file__).resolve().parents[2]
 CAMPAIGN = Campaign("c", "embedded", {}, "digest", 0, "2026-11-24T00:00:00+00:00", "language_model")
@@ -39,6 +40,7 @@ class MadeUpHost:
 
     def __init__(self, values: dict[str, float | None], die_at: int | None = None) -> None:
         self.values, self.die_at, self.runs = values, die_at, list[tuple[str, int]]()
+        self.fails = set[tuple[str, int]]()
 
     def run(self, order: Order, _on_event: Any = None) -> RunResult:
         source, seed = order.source, order.seed
@@ -46,7 +48,7 @@ class MadeUpHost:
             raise Killed
         self.runs.append((source, seed))
         value = self.values[source]
-        if value is None and seed:
+        if (value is None and seed) or (source, seed) in self.fails:
             return RunResult(Ending.CRASHED, reason="crashed on this seed")
         wobble = WOBBLE[seed] if source == "base" else -0.5 * WOBBLE[seed]
         return RunResult(Ending.FINISHED, score=Score("val_bpb", (value or 1.0) + wobble, "lower", 1, 3, 0.1, 0.1, 0.0))
@@ -159,12 +161,28 @@ def test_a_gain_within_the_noise_costs_no_rerun(open_session):
     assert host.runs == [("even", 0)]
 
 
-def test_a_candidate_that_crashes_on_a_fresh_seed_is_not_kept(open_session):
+def test_a_candidate_that_crashes_on_a_fresh_seed_counts_as_crashed_and_earns_nothing_from_its_lucky_run(open_session):
     session, _host, _ = open_session({"base": 2.0, "fragile": None})
     seed_experiment(session)
     found = look(session, "fragile")
-    assert found.outcome.status is Status.DISCARDED
-    assert "gave no score" in found.outcome.reason
+    assert found.outcome.status is Status.CRASHED
+    assert "on one run; its re-run on seed 1 gave no score (crashed on this seed)" in found.outcome.reason
+    assert found.outcome.value is None
+    assert found.fields["confirmed_value"] is None
+    rewarded = found.to_reward(reference(session.memory.incumbent("c")), "lower")
+    terms = make_reward.fn(rewarded, 2.0, "lower", session.config.reward)
+    assert terms["reward"] == session.config.reward.crashed
+
+
+def test_a_candidate_that_crashes_after_good_pairs_does_not_keep_their_gain(open_session):
+    session, host, _ = open_session({"base": 2.0, "good": 1.97}, first_look=4)
+    seed_experiment(session)
+    host.fails.add(("good", 3))
+    found = look(session, "good")
+    assert [run for run in host.runs if run[0] == "good"] == [("good", seed) for seed in (0, 1, 2, 3)]
+    assert found.outcome.status is Status.CRASHED
+    assert found.gain is None
+    assert found.outcome.value is None
 
 
 def test_re_runs_are_bounded(open_session):

@@ -24,21 +24,37 @@ def test_a_longer_campaign_gives_each_candidate_less():
     assert next_level(0.95, [], 8) > next_level(0.95, [], 100) > next_level(0.95, [], 1000)
 
 
-def test_the_expected_tests_of_a_campaign_get_about_the_same():
-    spent: list[float] = []
-    for test in range(12):  # 12 of 100 candidates ask for a second look
-        spent.append(next_level(0.95, spent, 100 - 8 * test))
-    assert max(spent) / min(spent) < 2.5
+def spend(tests: int, planned: int, spent: list[float] | None = None) -> list[float]:
+    spent = list(spent or [])
+    for _ in range(tests):
+        spent.append(next_level(0.95, spent, planned))
+    return spent
 
 
-def test_a_campaign_that_is_extended_still_has_something_to_spend():
-    spent = [next_level(0.95, [], 0)]
-    assert next_level(0.95, spent, 8) > 0.005
+def test_the_expected_tests_of_the_first_night_share_half_of_the_error():
+    spent = spend(12, planned=100)  # 12 of 100 candidates ask for a second look
+    assert sum(spent) == pytest.approx(0.025)
+    assert max(spent) / min(spent) < 4
 
 
-def test_overspending_is_refused():
-    with pytest.raises(ValueError, match="leave nothing"):
-        next_level(0.95, [0.03, 0.03], 8)
+def test_a_campaign_that_goes_on_each_night_can_still_confirm_after_a_month():
+    spent = spend(30 * 12, planned=100)
+    by_night = [sum(spent[12 * night : 12 * night + 12]) for night in range(30)]
+    for night, share in enumerate(by_night, 1):
+        assert share == pytest.approx(0.05 / (night * (night + 1)))
+
+
+def test_a_campaign_that_is_extended_one_experiment_at_a_time_never_runs_dry():
+    spent = spend(2000, planned=1)
+    assert spent[-1] > 0
+    assert sum(spent) <= 0.05
+
+
+def test_a_memory_in_which_more_was_spent_than_there_was_leaves_next_to_nothing_and_no_error():
+    assert 0 < next_level(0.95, [0.03, 0.03], 8) < 1e-12
+
+
+def test_a_confidence_of_one_is_refused():
     with pytest.raises(ValueError, match=r"got 1\.0"):
         next_level(1.0, [], 8)
 

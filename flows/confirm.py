@@ -72,16 +72,20 @@ def measure_floor(
     repeats, work = Repeats(session.memory), _Work(session, 0, source_hash, costs)
     with costs.timed("confirm"):
         work.open_test(result, level=None, against="")
-        for number, seed in enumerate(fresh_seeds(session.config.seed, confirm.baseline_repeats), 1):
-            if seed not in _evidence(session, repeats).results(source_hash):
-                words = f"noise floor: the untouched target, run {number} of {confirm.baseline_repeats}, seed {seed}"
+        count, tried = confirm.baseline_repeats, _evidence(session, repeats).results(source_hash)
+        # A start at which all of them failed (a busy GPU, a full disk) must not decide for ever.
+        failed = len(tried) if tried and not any(value is not None for value in tried.values()) else 0
+        begin = failed if failed >= count else 0
+        for number, seed in enumerate(fresh_seeds(session.config.seed, begin + count)[begin:], 1):
+            if seed not in tried:
+                words = f"noise floor: the untouched target, run {number} of {count}, seed {seed}"
                 work.run(source, source_hash, seed, Role.BASELINE, words)
     evidence = _evidence(session, repeats)
     mean, runs = mean_of(evidence.results(source_hash))
     if mean is None:
         raise ResearchError(
             f"the untouched target gave no score on any of {confirm.baseline_repeats} fresh seeds; "
-            f"mend {session.config.source}, or set confirm.enabled=false"
+            f"mend {session.config.source} and start anew (--fresh), or set confirm.enabled=false"
         )
     noise = evidence.noise()
     if noise is not None:
@@ -149,7 +153,7 @@ def _re_run(
         mine, theirs = evidence.results(work.source_hash), evidence.results(incumbent.source_hash)
         if evidence.crash(work.source_hash):
             return judgement, ""
-        gains = paired_gains(seeds, mine, theirs, session.campaign.direction)
+        gains = paired_gains(seeds, mine, theirs, session.campaign.direction)[: test.max_pairs]
         if gains:
             judgement = test.judge(gains, noise, level)
             if judgement.decision is not Decision.CONTINUE:

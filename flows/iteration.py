@@ -122,11 +122,12 @@ def order(session: Session, source: str, index: int, costs: Costs) -> Order:
     return Order(index, source, config.seed, session.place(index), config.stopping.rule, snapshot)
 
 
-def looks_better(session: Session, result: RunResult) -> bool:
-    """Whether a run beats the present incumbent, so that re-runs may follow before it is believed."""
-    bar = reference(_present(session))
-    kept = settle(result, bar, session.campaign.direction).status is Status.KEPT
-    return kept and session.config.confirm.enabled
+def judge_at_once(session: Session, proposal: Proposal, result: RunResult | None) -> Judged | None:
+    """Settle a run that needs no second look. None: it looks better than the present incumbent, so re-runs must follow."""
+    bar, outcome = _first_look(session, proposal, result, _present(session))
+    if outcome.status is Status.KEPT and session.config.confirm.enabled:
+        return None
+    return Judged(Look(outcome), bar)
 
 
 def look_at(session: Session, proposal: Proposal, result: RunResult | None) -> Judged:
@@ -135,11 +136,19 @@ def look_at(session: Session, proposal: Proposal, result: RunResult | None) -> J
     `result` is None when the edit could not run.
     """
     present, edit = _present(session), proposal.edit
-    bar = reference(present)
-    outcome = settle(result, bar, session.campaign.direction) if result is not None else _refused(edit)
+    bar, outcome = _first_look(session, proposal, result, present)
     program = source_hash(edit.source) if edit.source else ""
     look = second_look(session, proposal.index, edit.source, program, result, outcome, present, proposal.costs)
     return Judged(look, bar)
+
+
+def _first_look(
+    session: Session, proposal: Proposal, result: RunResult | None, present: Experiment
+) -> tuple[float, Outcome]:
+    bar = reference(present)
+    if result is None:
+        return bar, _refused(proposal.edit)
+    return bar, settle(result, bar, session.campaign.direction)
 
 
 def conclude(session: Session, proposal: Proposal, result: RunResult | None, judged: Judged) -> Experiment:

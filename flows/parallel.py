@@ -20,7 +20,7 @@ from typing import Any
 from arl_core.records import Experiment, source_hash
 from arl_core.stop_conditions import StopConditions
 from flows.confirm import paid_for
-from flows.iteration import Judged, Proposal, conclude, look_at, looks_better, order, propose_edits
+from flows.iteration import Judged, Proposal, conclude, judge_at_once, look_at, order, propose_edits
 from flows.session import Session
 from frozen_env.contract import RunResult
 
@@ -63,6 +63,8 @@ class _Flights:
             self._look()
             self._fill()
             if not (self.running or self.looking):
+                if self.waiting:
+                    continue  # the last one came back from a killed campaign with its first run paid for
                 return
             self._tell()
             self._take()
@@ -88,7 +90,7 @@ class _Flights:
 
     def _begin(self, proposal: Proposal) -> None:
         if not proposal.edit.runs:
-            self._settle(proposal, None)
+            self._landed(proposal, None)
             return
         paid = paid_for(self.session, source_hash(proposal.edit.source))
         if paid is not None:
@@ -112,15 +114,12 @@ class _Flights:
             proposal.costs.parts["run"] = proposal.costs.since_began() - proposal.costs.parts.get("patch", 0.0)
             self._landed(proposal, run.result())
 
-    def _landed(self, proposal: Proposal, result: RunResult) -> None:
-        if looks_better(self.session, result):
+    def _landed(self, proposal: Proposal, result: RunResult | None) -> None:
+        judged = judge_at_once(self.session, proposal, result)
+        if judged is not None:
+            settled(self.session, self.stop, conclude(self.session, proposal, result, judged))
+        elif result is not None:
             self.waiting.append((proposal, result))
-        else:
-            self._settle(proposal, result)
-
-    def _settle(self, proposal: Proposal, result: RunResult | None) -> None:
-        judged = look_at(self.session, proposal, result)
-        settled(self.session, self.stop, conclude(self.session, proposal, result, judged))
 
     def _not_under_way(self, proposal: Proposal) -> Proposal:
         """The memory knows what was tried; this knows what is being tried."""

@@ -118,8 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--fresh", action="store_true", help="start anew where the preset goes on with its last campaign"
     )
     options = parser.parse_args(arguments)
+    settings: dict[str, Any] = {}
     try:
-        settings: dict[str, Any] = {}
         if options.problem is not None:
             settings["environment.problem"] = shown(locate(options.problem))
         settings |= parse_overrides(options.set)
@@ -139,7 +139,10 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 1
     except (KeyboardInterrupt, TerminationSignal, SystemExit) as error:
-        print("interrupted; go on with: python -m flows.research --resume latest", file=sys.stderr)
+        again = f"python -m flows.research --preset {options.preset} --resume latest"
+        if "memory" in settings:
+            again += f" --set memory={settings['memory']}"
+        print(f"interrupted; go on with: {again}", file=sys.stderr)
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     return 0
 

@@ -219,9 +219,10 @@ def open_session(start: Start) -> Iterator[Session]:
             stack.callback(slots.close)
         next_index = memory.next_index(campaign.id)
         first = next_index if start.first is None else start.first
-        begun = {"flow_run": flow_run_id(), "first": first}
+        last = start.last_index(next_index)
+        begun = {"flow_run": flow_run_id(), "first": first, "last": last}
         note_start(memory, campaign.id, begun)
-        session = Session(config, campaign, memory, slots, display, folder, start.last_index(next_index), begun)
+        session = Session(config, campaign, memory, slots, display, folder, last, begun)
         session.artifacts = UiArtifacts()
         stack.callback(session.artifacts.close)
         memory.set_status(campaign.id, "running")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from arl_core.config import CampaignConfig
-from frozen_env.contract import Ending, HostError, RunResult
+from frozen_env.contract import Cause, Ending, HostError, RunResult
 from frozen_env.fetch import data_dir
 from frozen_env.runtime import gpu_lock
 from frozen_env.runtime.supervisor import Host, OnEvent
@@ -44,7 +44,7 @@ class Slots(Protocol):
         """Have one candidate run as soon as a slot is free."""
 
     def close(self) -> None:
-        """End whatever runs, within seconds."""
+        """End whatever runs, within seconds. Who waits for it gets a HostError and no result: nothing is learned from it."""
 
 
 class LocalSlots:
@@ -61,6 +61,7 @@ class LocalSlots:
         self._free: queue.SimpleQueue[Host] = queue.SimpleQueue()
         self._flights: set[Future[RunResult]] = set()
         self._threads: ThreadPoolExecutor | None = None
+        self._closing = False
         wanted = gpu_lock.visible() if config.environment.device != "cpu" else []
         try:
             for _ in range(count):
@@ -102,6 +103,8 @@ class LocalSlots:
 
     def _run_on(self, host: Host, order: Order, on_event: OnEvent) -> RunResult:
         result = train(host, order.source, order.seed, order.place, order.rule, order.snapshot, on_event)
+        if self._closing and result.cause is Cause.ABORTED:
+            raise HostError(f"the campaign ended while experiment {order.index} ran; it is not counted")
         if result.ending is Ending.CRASHED and host.gpu is not None and host.gpu.name not in gpu_lock.visible():
             raise HostError(
                 f"GPU {host.gpu.name} has vanished while experiment {order.index} ran; it is not counted. "
@@ -111,11 +114,12 @@ class LocalSlots:
 
     def close(self) -> None:
         """End whatever runs and give the GPUs back."""
+        self._closing = True
         flights = list(self._flights)
         if flights:
             for host in self._hosts:
                 host.abort()
-            if wait(flights, timeout=ABORT_LIMIT_S).not_done:  # scoring does not listen
+            if wait(flights, timeout=ABORT_LIMIT_S).not_done:
                 for host in self._hosts:
                     host.kill()
         if self._threads is not None:

@@ -28,18 +28,21 @@ FIXED = ("environment.", "target.", "seed", "source", "confirm.")
 
 @dataclass(frozen=True)
 class Start:
-    """`resume` is the campaign to go on with, None for a new one; `first` is the first index of a start that is retried;
-    `per_start`: iterations count from this start on, and not from experiment 0."""
+    """`resume` is the campaign to go on with, None for a new one; `per_start`: iterations count from this start on, and not
+    from experiment 0; `first` and `last` are the bounds of an earlier start that this one finishes."""
 
     config: CampaignConfig
     resume: str | None = None
     first: int | None = None
+    last: int | None = None
     per_start: bool = False
 
     def last_index(self, next_index: int) -> int:
         """Return the index of the last experiment of this start, when `next_index` is the first that is missing."""
         if not self.per_start:
             return self.config.iterations
+        if self.last is not None:
+            return self.last
         first = next_index if self.first is None else self.first
         return max(first, 1) + self.config.iterations - 1
 
@@ -56,22 +59,42 @@ def plan(preset: str, iterations: int | None, resume: str | None, settings: dict
     if resume and fresh:
         raise ConfigError(f"resume ({resume!r}) and fresh exclude each other: give one of them")
     if resume:
-        return Start(_resumed(config, resume, overrides), resume)
+        return _by_hand(config, resume, overrides, iterations)
     path = ROOT / config.memory
     if not path.exists():
         return Start(config, per_start=config.continues)
     with contextlib.closing(Memory(path, read_only=True)) as memory:
         begun = _begun_by_this_flow_run(memory)
-        if begun is not None:
-            campaign, first = begun
-            return Start(override(campaign.config, overrides), campaign.id, first, config.continues)
-        if fresh or not config.continues:
-            return Start(config, per_start=config.continues)
-        line = next((one for one in reversed(memory.campaigns()) if _continues(one, config)), None)
-    if line is None:
-        return Start(config, per_start=True)
+        line = None
+        if begun is None and config.continues and not fresh:
+            line = next((one for one in reversed(memory.campaigns()) if _continues(one, config, memory)), None)
     overrides["iterations"] = config.iterations
+    if begun is not None:
+        campaign, bounds = begun
+        return Start(_resumed(config, campaign.id, overrides), campaign.id, **bounds, per_start=config.continues)
+    if line is None:
+        return Start(config, per_start=config.continues)
     return Start(_resumed(config, line.id, overrides), line.id, per_start=True)
+
+
+def _by_hand(config: CampaignConfig, resume: str, overrides: dict[str, Any], iterations: int | None) -> Start:
+    """Go on with a campaign that was named. One that continues night after night first finishes the start that was cut off."""
+    found = _resumed(config, resume, overrides)
+    if not found.continues:
+        return Start(found, resume)
+    with contextlib.closing(Memory(ROOT / config.memory, read_only=True)) as memory:
+        state, campaign = memory.state(resume), memory.get_campaign(resume)
+        bounds = _bounds(state.values.get("start", {}) if state else {})
+        last = Start(found, resume, **bounds, per_start=True).last_index(0) if bounds else -1
+        unfinished = memory.next_index(campaign.id) <= last or bool(memory.missing_indices(campaign.id))
+    if iterations is None and unfinished:
+        return Start(found, resume, **bounds, per_start=True)
+    return Start(found, resume, per_start=True)
+
+
+def _bounds(start: dict[str, Any]) -> dict[str, int]:
+    """First and last experiment of a start as the campaign's state names them; without the last in older memories."""
+    return {name: int(start[name]) for name in ("first", "last") if name in start}
 
 
 def flow_run_id() -> str:
@@ -80,19 +103,22 @@ def flow_run_id() -> str:
     return str(context.flow_run.id) if context and context.flow_run else ""
 
 
-def _continues(one: Campaign, config: CampaignConfig) -> bool:
-    """Whether a campaign is of the same line of research: preset and problem."""
+def _continues(one: Campaign, config: CampaignConfig, memory: Memory) -> bool:
+    """Whether a campaign is of the same line of research (preset and problem), and one that can go on: where experiment 0
+    has failed, nothing follows."""
     problem = dict(one.config.get("environment") or {}).get("problem", BUILT_IN)
-    return one.preset == config.preset and problem == config.environment.problem
+    if one.preset != config.preset or problem != config.environment.problem:
+        return False
+    return memory.next_index(one.id) == 0 or memory.incumbent(one.id) is not None
 
 
-def _begun_by_this_flow_run(memory: Memory) -> tuple[Campaign, int] | None:
+def _begun_by_this_flow_run(memory: Memory) -> tuple[Campaign, dict[str, int]] | None:
     mine = flow_run_id()
     for campaign in reversed(memory.campaigns()[-20:]) if mine else ():
         state = memory.state(campaign.id)
         start = state.values.get("start", {}) if state else {}
         if start.get("flow_run") == mine:
-            return campaign, int(start["first"])
+            return campaign, _bounds(start)
     return None
 
 

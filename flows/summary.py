@@ -41,7 +41,9 @@ def print_summary(memory: Memory, campaign_id: str, folder: Path, console: Conso
     console.print(f"plot:       {_short(plot)}", highlight=False)
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_short(folder.parent.parent / 'mlflow.db')}"
     console.print(f"MLflow UI:  mlflow ui --backend-store-uri {store}   (or: make ui)", highlight=False)
-    console.print(f"resume:     python -m flows.research --resume {campaign_id} --iterations N", highlight=False)
+    preset = memory.get_campaign(campaign_id).preset
+    command = f"python -m flows.research --preset {preset} --resume {campaign_id} --iterations N"
+    console.print(f"resume:     {command}", highlight=False)
     return {
         "campaign": campaign_id,
         "best_value": best.value if best else None,

@@ -23,7 +23,7 @@ from flows.costs import Costs
 from flows.display import PlainDisplay
 from flows.session import Session
 from flows.slots import Order
-from frozen_env.contract import Ending, RunResult, Score, Status
+from frozen_env.contract import Ending, ResearchError, RunResult, Score, Status
 from tasks.reward import make_reward
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +111,17 @@ def test_the_noise_floor_is_measured_on_fresh_seeds_before_anything_is_believed(
     assert seed.extra["confirmation"]["noise_df"] == 3
     assert seed.promotion == 1
     assert any("noise floor: one run has sd" in line for line in said)
+
+
+def test_a_noise_floor_that_failed_as_a_whole_is_tried_again_on_other_seeds(open_session):
+    session, host, _ = open_session({"base": 2.0})
+    host.fails |= {("base", seed) for seed in (1, 2, 3)}  # a busy GPU, say
+    with pytest.raises(ResearchError, match=r"no score on any of 3 fresh seeds.*start anew \(--fresh\)"):
+        seed_experiment(session)
+    host.runs.clear()
+    found = seed_experiment(session)
+    assert host.runs == [("base", seed) for seed in (4, 5, 6)], "the first run is paid for"
+    assert found.confirmations == 3
 
 
 def test_a_large_improvement_is_kept_after_a_few_pairs_with_the_incumbents_runs_reused(open_session):

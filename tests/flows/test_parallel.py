@@ -44,7 +44,9 @@ class World:
         monkeypatch.setattr(parallel, "propose_edits", self.propose)
         monkeypatch.setattr(parallel, "conclude", self.conclude)
         monkeypatch.setattr(parallel, "paid_for", lambda *_: None)
-        monkeypatch.setattr(parallel, "looks_better", lambda _session, result: result == "better")
+        monkeypatch.setattr(
+            parallel, "judge_at_once", lambda _session, _proposal, result: None if result == "better" else "judged"
+        )
         monkeypatch.setattr(parallel, "look_at", self.look_at)
         monkeypatch.setattr(parallel, "order", lambda _session, source, index, _costs: SimpleNamespace(index=index))
 
@@ -71,10 +73,9 @@ class World:
             self.last = self.flying.pop(self.last_index)
             self.last.set_result("better" if self.last_index in self.better else "result")
 
-    def look_at(self, _session, proposal, result):
-        if result == "better":
-            self.looked_at.append(proposal.index)
-            assert self.look_may_end.wait(30)
+    def look_at(self, _session, proposal, _result):
+        self.looked_at.append(proposal.index)
+        assert self.look_may_end.wait(30)
         return "judged"
 
     def conclude(self, _session, proposal, result, _judged):
@@ -130,6 +131,15 @@ def test_what_is_under_way_is_waited_for_when_the_limit_is_reached(monkeypatch):
     world = World(monkeypatch, 2, {}, answers=[2, 1, 3])
     world.run(range(1, 99), experiments=3)
     assert sorted(index for index, _ in world.committed) == [1, 2, 3]
+
+
+def test_a_last_candidate_whose_first_run_is_paid_for_gets_its_second_look(monkeypatch):
+    world = World(monkeypatch, 2, {}, answers=[])
+    monkeypatch.setattr(parallel, "paid_for", lambda *_: "better")  # a campaign killed in this very second look
+    world.look_may_end.set()
+    world.run([7])
+    assert world.looked_at == [7]
+    assert world.committed == [(7, "discarded")]
 
 
 def test_second_looks_come_one_at_a_time_and_the_other_slots_go_on(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ class MadeUpHost:
     def __init__(self, _spec, _data, _stderr, gpu):
         self.gpu, self.sandbox, self.environment_digest = gpu, "on", "digest"
         self.may_end, self.killed, self.listens = threading.Event(), False, True
-        self.runs = 0
+        self.runs, self.aborted = 0, False
         MadeUpHost.made.append(self)
 
     def start(self): ...
@@ -34,6 +35,7 @@ class MadeUpHost:
 
     def abort(self):
         if self.listens:
+            self.aborted = True
             self.may_end.set()
 
     def kill(self):
@@ -45,6 +47,8 @@ class MadeUpHost:
         assert self.may_end.wait(30)
         if self.killed:
             raise HostError("the host process ended")
+        if self.aborted:
+            return RunResult(Ending.CRASHED, Cause.ABORTED, "the campaign was interrupted")
         crashed = source == "crash"
         return RunResult(Ending.CRASHED if crashed else Ending.FINISHED, Cause.EXCEPTION if crashed else Cause.NONE)
 
@@ -63,6 +67,13 @@ def opened(count: int, device: str = "cuda") -> LocalSlots:
 
 def order(source: str = "x", index: int = 1) -> Order:
     return Order(index, source, 0, Path("unused"), "none", {})
+
+
+def _wait_until(reached: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 30
+    while not reached() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert reached()
 
 
 def test_each_slot_has_a_gpu_of_its_own_and_gives_it_back(monkeypatch):
@@ -86,9 +97,7 @@ def test_candidates_run_side_by_side(monkeypatch):
     monkeypatch.setattr(gpu_lock, "visible", list)
     slots = opened(2)
     flights = [slots.submit(order(index=index), print) for index in (1, 2)]
-    deadline_s = time.monotonic() + 30
-    while sum(host.runs for host in MadeUpHost.made) < 2 and time.monotonic() < deadline_s:
-        time.sleep(0.01)
+    _wait_until(lambda: sum(host.runs for host in MadeUpHost.made) == 2)
     assert [host.runs for host in MadeUpHost.made] == [1, 1]
     for host in MadeUpHost.made:
         host.may_end.set()
@@ -104,8 +113,10 @@ def test_closing_ends_what_runs_and_kills_what_does_not_listen(monkeypatch, list
     for host in MadeUpHost.made:
         host.listens = listens
     flight = slots.submit(order(), print)
+    _wait_until(lambda: any(host.runs for host in MadeUpHost.made))
     slots.close()
-    assert flight.done()
+    with pytest.raises(HostError):  # and no result: a re-run that we ended says nothing of its candidate
+        flight.result(0)
     assert any(host.killed for host in MadeUpHost.made) is not listens
 
 

@@ -22,13 +22,17 @@ def memory_path(tmp_path):
     return tmp_path / "memory.duckdb"
 
 
-def campaign(path, name: str, experiments: int = 1, preset: str = "embedded", start=None, **settings) -> None:
+def campaign(
+    path, name: str, experiments: int = 1, preset: str = "embedded", start=None, first="kept", **settings
+) -> None:
     """Write a campaign with some experiments down, as a run of it would."""
     memory = Memory(path)
     config = load_config(preset, {"memory": str(path), **settings}).to_json()
     memory.create_campaign(Campaign(name, preset, config, "digest", 0, "2026-11-24T00:00:00+00:00", "text"))
     for index in range(experiments):
-        memory.commit_iteration(Experiment(name, index, "discarded", value=1.0), State({"start": start or {}}))
+        status = "discarded" if index else first
+        value = None if status == "crashed" else 1.0
+        memory.commit_iteration(Experiment(name, index, status, value=value), State({"start": start or {}}))
     memory.close()
 
 
@@ -50,6 +54,30 @@ def test_the_next_night_goes_on_with_the_last_line_and_counts_anew(memory_path):
     assert found.resume == "one"
     assert found.config.seed == 3, "the campaign's own settings hold"
     assert found.last_index(5) == 8, "four more after experiment 4"
+
+
+def test_a_line_whose_experiment_0_failed_is_not_gone_on_with(memory_path):
+    campaign(memory_path, "good", experiments=3)
+    campaign(memory_path, "busy_gpu", experiments=1, first="crashed")
+    assert planned(memory_path, 4, **LINE).resume == "good"
+
+
+def test_resuming_a_line_by_hand_finishes_the_night_that_was_cut_off(memory_path):
+    begun = {"flow_run": "", "first": 5, "last": 8}
+    campaign(memory_path, "one", experiments=7, start=begun, iterations=4, **LINE)
+    found = planned(memory_path, resume="latest")
+    assert found.last_index(7) == 8
+    assert planned(memory_path, 10, resume="one").last_index(7) == 16, "ten more were asked for"
+
+
+def test_resuming_a_line_whose_night_was_over_begins_another(memory_path):
+    campaign(memory_path, "one", experiments=9, start={"flow_run": "", "first": 5, "last": 8}, iterations=4, **LINE)
+    assert planned(memory_path, resume="latest").last_index(9) == 12
+
+
+def test_a_line_that_an_older_version_began_is_resumed_to_the_end_of_its_night(memory_path):
+    campaign(memory_path, "one", experiments=7, start={"flow_run": "", "first": 5}, iterations=4, **LINE)
+    assert planned(memory_path, resume="one").last_index(7) == 8
 
 
 def test_fresh_starts_anew(memory_path):
@@ -95,6 +123,15 @@ def test_a_retried_flow_run_goes_on_with_what_it_began(memory_path, monkeypatch)
     found = planned(memory_path, 4, **LINE)
     assert found.resume == "mine"
     assert found.last_index(6) == 7, "to the end that it had: four from experiment 4 on"
+
+
+def test_a_retried_flow_run_has_the_limits_of_its_own_night_and_not_of_the_first(memory_path, monkeypatch):
+    start = {"flow_run": "f1", "first": 4, "last": 7}
+    campaign(memory_path, "mine", experiments=6, start=start, iterations=2, **{"stop.hours": 1.0})
+    monkeypatch.setattr(module, "flow_run_id", lambda: "f1")
+    found = planned(memory_path, 4, **LINE)
+    assert found.last_index(6) == 7
+    assert found.config.stop.hours is None
 
 
 def test_a_flow_run_that_died_before_its_first_commit_is_retried_as_itself(memory_path, monkeypatch):

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,18 @@ from rich.console import Console
 from rich.table import Table
 
 from arl_core.arms import ARMS, WORDS, ArmRun, gain_against, interval
-from arl_core.config import load_config, parse_overrides, preset_names
+from arl_core.config import CampaignConfig, load_config, parse_overrides, preset_names
 from arl_core.errors import ConfigError
 from arl_core.memory import Memory
-from arl_core.records import Experiment
+from arl_core.records import Campaign, Experiment
 from arl_core.report.findings import best_of
+from flows.mortal import make_servers_mortal
 from flows.research import research
+from flows.slots import LocalSlots, Order
 from flows.surroundings import ROOT
 from frozen_env.contract import ResearchError
-from frozen_env.fetch import data_dir
-from frozen_env.runtime.supervisor import Host
 
-EXPERIMENTS_PER_BUDGET = 4  # most that fit into one training budget, when all but a few crash or are stopped early
+EXPERIMENTS_PER_BUDGET = 4  # most that a slot fits into one, when all but a few crash or are stopped early
 FRESH_SEEDS_FROM = 900_001  # campaigns use small seeds
 ENOUGH = 0.98  # of the hours: what is left would not hold one more experiment
 
@@ -56,8 +57,9 @@ class Plan:
     @property
     def most_experiments(self) -> int:
         """A count that the hours do not reach. Not larger: confirmation shares its error out over what is still to come."""
-        budget_s = load_config(self.preset, self.settings).environment.budget_s
-        return max(8, math.ceil(EXPERIMENTS_PER_BUDGET * 3600 * self.hours / budget_s))
+        config = load_config(self.preset, self.settings)
+        budgets = config.parallel * 3600 * self.hours / config.environment.budget_s
+        return max(8, math.ceil(EXPERIMENTS_PER_BUDGET * budgets))
 
     def folder(self, arm: str, seed: int) -> Path:
         return self.out / f"{arm}-{seed}"
@@ -77,7 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the figures as the last line")
     options = parser.parse_args(arguments)
     try:
-        result = compare(plan(options))
+        chosen = plan(options)
+        make_servers_mortal()
+        result = compare(chosen)
     except ResearchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -117,10 +121,10 @@ def compare(plan: Plan) -> dict[str, Any]:
         for arm in (*plan.arms[shift:], *plan.arms[:shift]):
             run_arm(plan, arm, seed)
     if plan.reruns:
-        with _host(plan) as host:
+        with _slot(plan) as slot:
             for seed in range(plan.seeds):
                 for arm in plan.arms:
-                    rerun_best(plan, arm, seed, host)
+                    rerun_best(plan, arm, seed, slot)
     runs = [result(plan, arm, seed) for arm in plan.arms for seed in range(plan.seeds)]
     Console(width=None if Console().is_terminal else 140).print(table(plan, runs))
     return figures(plan, runs)
@@ -133,28 +137,48 @@ def run_arm(plan: Plan, arm: str, seed: int) -> None:
     if left < (1 - ENOUGH) * plan.hours:
         return
     settings: dict[str, Any] = {"memory": str(memory_path), "stop.hours": left}
-    campaigns = _campaigns(memory_path)
+    campaign = _campaign(memory_path)
     print(f"{arm}, seed {seed}: {60 * left:.1f} minutes left", flush=True)
-    if campaigns:
-        research(plan.preset, plan.most_experiments, campaigns[-1], settings)
+    if campaign is not None:
+        research(plan.preset, plan.most_experiments, campaign.id, settings)
         return
     fresh = {"tracking": False, **plan.settings, **ARMS[arm], "seed": seed, **settings}
     research(plan.preset, plan.most_experiments, None, fresh)
 
 
 def spent_hours(memory_path: Path) -> float:
-    """Hours that a campaign's experiments took, what lay between them included; 0 before the first."""
-    experiments = _experiments(memory_path)
-    return sum(one.costs.get("iteration", 0.0) + one.costs.get("before/between", 0.0) for one in experiments) / 3600
+    """Hours of wall clock that a campaign's starts took, each from its first experiment's begin to its last commit.
+
+    Experiments overlap when several run side by side: time counts once. What lay between two starts does not count. An
+    experiment that was proposed before its start had committed any has no `before/between` (costs.py); if it began after
+    all that was committed so far, it is the first of another start. Left out: a resumed start's first proposals when they
+    are made for several slots at once, and what an interruption cut off. 0 before the first experiment.
+    """
+    spent_s = until_s = 0.0
+    for one in sorted(_experiments(memory_path), key=lambda one: one.created_at):
+        ended_s = datetime.fromisoformat(one.created_at).timestamp()
+        began_s = ended_s - one.costs["iteration"]
+        starts = began_s > until_s and "before/between" not in one.costs
+        spent_s += ended_s - (began_s if starts else until_s)
+        until_s = ended_s
+    return spent_s / 3600
 
 
-def rerun_best(plan: Plan, arm: str, seed: int, host: Host) -> None:
-    """Run a campaign's best program on fresh seeds, the same for every arm; what is on disk is not run again."""
+def rerun_best(plan: Plan, arm: str, seed: int, slot: LocalSlots) -> None:
+    """Run a campaign's best program on fresh seeds, the same for every arm; what is on disk is not run again.
+
+    Raises ConfigError when the campaign ran in another frozen environment than the slot's.
+    """
     best = best_of(_experiments(plan.folder(arm, seed) / "memory.duckdb"))
     path = plan.folder(arm, seed) / "reruns.json"
     done = _reruns(path)
     if best is None:
         return
+    if best.environment_digest != slot.environment_digest:
+        raise ConfigError(
+            f"{arm}, seed {seed} ran on frozen environment {best.environment_digest}, this is {slot.environment_digest}: "
+            "re-runs would not compare. Restore that version and its settings, or give --reruns 0"
+        )
     if done.get("source_hash") != best.source_hash:
         done = {"source_hash": best.source_hash, "values": {}}
     for fresh in range(FRESH_SEEDS_FROM, FRESH_SEEDS_FROM + plan.reruns):
@@ -162,7 +186,7 @@ def rerun_best(plan: Plan, arm: str, seed: int, host: Host) -> None:
             continue
         print(f"{arm}, seed {seed}: experiment {best.index} again, on seed {fresh}", flush=True)
         with tempfile.TemporaryDirectory(prefix="rerun-") as place:
-            outcome = host.run(best.source, seed=fresh, place=Path(place))
+            outcome = slot.run(Order(best.index, best.source, fresh, Path(place), "none", {}), lambda _event: None)
         done["values"][str(fresh)] = outcome.score.value if outcome.score else None
         path.write_text(json.dumps(done), encoding="utf-8")
 
@@ -220,11 +244,14 @@ def load_direction(plan: Plan) -> Any:
 
 
 @contextlib.contextmanager
-def _host(plan: Plan) -> Iterator[Host]:
-    config = load_config(plan.preset, plan.settings)
-    with Host(config.environment, data_dir(), plan.out / "host.log") as host:
-        host.wait_ready()
-        yield host
+def _slot(plan: Plan) -> Iterator[LocalSlots]:
+    """One slot of this machine in the environment that the campaigns wrote down: `parallel` may have changed its threads."""
+    campaign = _campaign(plan.folder(plan.arms[0], 0) / "memory.duckdb")
+    assert campaign is not None, "the arms run first"
+    slots = LocalSlots(CampaignConfig.from_json(campaign.config), 1, plan.out / "host.log")
+    with contextlib.closing(slots):
+        slots.wait_ready()
+        yield slots
 
 
 def _same_plan(plan: Plan) -> None:
@@ -242,19 +269,20 @@ def _same_plan(plan: Plan) -> None:
     path.write_text(json.dumps(mine), encoding="utf-8")
 
 
-def _campaigns(memory_path: Path) -> list[str]:
+def _campaign(memory_path: Path) -> Campaign | None:
+    """The latest campaign of a memory; None when there is no memory, or an empty one."""
     if not memory_path.exists():
-        return []
+        return None
     with contextlib.closing(Memory(memory_path, read_only=True)) as memory:
-        return [campaign.id for campaign in memory.campaigns()]
+        return next(reversed(memory.campaigns()), None)
 
 
 def _experiments(memory_path: Path) -> list[Experiment]:
-    campaigns = _campaigns(memory_path)
-    if not campaigns:
+    campaign = _campaign(memory_path)
+    if campaign is None:
         return []
     with contextlib.closing(Memory(memory_path, read_only=True)) as memory:
-        return memory.experiments(campaigns[-1])
+        return memory.experiments(campaign.id)
 
 
 def _reruns(path: Path) -> dict[str, Any]:

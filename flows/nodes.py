@@ -7,12 +7,13 @@ scheduled once more; a candidate under which two nodes died counts as crashed, s
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
@@ -106,10 +107,14 @@ class NodeSlots:
         return future
 
     def close(self) -> None:
-        """Cancel what still runs; workers end cancelled runs within seconds."""
-        self._stop.set()
+        """End what still runs: whoever waits for it is told at once, workers end cancelled runs within seconds."""
+        with self._guard:  # from here on no job is added
+            self._stop.set()
+            left = list(self._jobs.values())
+        for job in left:
+            _fail(job.future, _campaign_ended(job.order))
         self._thread.join(timeout=10 * POLL_S)
-        if self._jobs:
+        if left:
             try:
                 with get_client(sync_client=True) as client:
                     self._cancel_all(client)
@@ -119,6 +124,8 @@ class NodeSlots:
     # --- scheduling ---------------------------------------------------------------------------------------------------
 
     def _schedule(self, order: Order, on_event: OnEvent, future: Future[RunResult], attempt: int) -> None:
+        if self._stop.is_set():
+            raise _campaign_ended(order)
         parameters = {
             "source": order.source,
             "environment": self._environment,
@@ -136,14 +143,26 @@ class NodeSlots:
             )
         )
         with self._guard:
-            self._jobs[run.id] = _Job(order, on_event, future, run.id, attempt)
+            closed = self._stop.is_set()
+            if not closed:
+                self._jobs[run.id] = _Job(order, on_event, future, run.id, attempt)
+        if closed:  # meanwhile: close() may have cancelled before this run was there
+            self._ask(lambda client: _cancel(client, run))
+            raise _campaign_ended(order)
 
     def _cancel_all(self, client: SyncPrefectClient) -> None:
         """Cancel every live run of this campaign: with a process by its worker, without one at once."""
         tags = FlowRunFilterTags(all_=[self._tag])
         states = FlowRunFilterState(type=FlowRunFilterStateType(any_=LIVE_STATES))
-        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=tags, state=states)):
-            _cancel(client, run)
+        asked: list[UUID] = []  # each run is asked once, so that one that stays alive cannot keep us here
+        while True:
+            others = FlowRunFilter(tags=tags, state=states, id=FlowRunFilterId(not_any_=asked))
+            page = client.read_flow_runs(flow_run_filter=others, limit=PAGE)
+            if not page:
+                return
+            for run in page:
+                _cancel(client, run)
+            asked += [run.id for run in page]
 
     # --- watching -----------------------------------------------------------------------------------------------------
 
@@ -158,9 +177,8 @@ class NodeSlots:
                     self._look_at(jobs[start : start + PAGE])
             except Exception as error:
                 for job in jobs:
-                    self._jobs.pop(job.flow_run_id, None)
-                    if not job.future.done():
-                        job.future.set_exception(error)
+                    self._done(job)
+                    _fail(job.future, error)
 
     def _look_at(self, jobs: Sequence[_Job]) -> None:
         ids = [job.flow_run_id for job in jobs]
@@ -219,9 +237,9 @@ class NodeSlots:
         if result.environment_digest != self.environment_digest:
             self._lost(job, f"its result is of frozen environment {result.environment_digest}")
             return
-        self._done(job)
         self._ask(lambda client: _forget(client, ids))
-        job.future.set_result(result)
+        _settle(job.future, result)
+        self._done(job)
 
     def _ended(self, job: _Job, run: FlowRun) -> None:
         assert run.state is not None
@@ -231,28 +249,22 @@ class NodeSlots:
         """Schedule the candidate once more; the second time it counts as crashed, unless nodes refuse it.
 
         What was lost while the server was away is not held against it: a process cannot begin without the server.
+        The job is done with last: close() tells those that wait for the jobs that it finds.
         """
-        self._done(job)
         self._ask(lambda client: _forget(client, [job.flow_run_id]))
         index, blameless = job.order.index, job.scheduled_s < self._back_s
         if blameless or job.attempt < ATTEMPTS:
             self._say(f"experiment {index} is scheduled again: {why}")
             self._schedule(job.order, job.on_event, job.future, job.attempt + (not blameless))
         elif "ManifestError" in why or "SandboxUnavailable" in why or "DataMissing" in why:
-            job.future.set_exception(
-                HostError(f"nodes refuse experiment {index}: {why}. Mend or stop their workers, then resume")
-            )
+            refusal = f"nodes refuse experiment {index}: {why}. Mend or stop their workers, then resume"
+            _fail(job.future, HostError(refusal))
         else:
             reason = f"the node died under it {ATTEMPTS} times; last: {why}"
-            job.future.set_result(
-                RunResult(
-                    Ending.CRASHED,
-                    Cause.ABORTED,
-                    reason,
-                    environment_digest=self.environment_digest,
-                    seed=job.order.seed,
-                )
-            )
+            digest, seed = self.environment_digest, job.order.seed
+            crash = RunResult(Ending.CRASHED, Cause.ABORTED, reason, environment_digest=digest, seed=seed)
+            _settle(job.future, crash)
+        self._done(job)
 
     def _done(self, job: _Job) -> None:
         with self._guard:
@@ -286,6 +298,23 @@ class NodeSlots:
                     self._say(f"the Prefect server does not answer, waiting for it ({type(error).__name__})")
             time.sleep(pause_s)
             pause_s = min(5.0, 2 * pause_s)
+
+
+# A future is settled once: by the thread that watches or by close(), whichever comes first.
+
+
+def _settle(future: Future[RunResult], result: RunResult) -> None:
+    with contextlib.suppress(InvalidStateError):
+        future.set_result(result)
+
+
+def _fail(future: Future[RunResult], error: Exception) -> None:
+    with contextlib.suppress(InvalidStateError):
+        future.set_exception(error)
+
+
+def _campaign_ended(order: Order) -> HostError:
+    return HostError(f"the campaign ended while experiment {order.index} ran; resumed, it runs it again")
 
 
 def _deployment(client: SyncPrefectClient, name: str) -> UUID:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import threading
@@ -12,6 +13,7 @@ from uuid import uuid4
 import pytest
 from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running, Scheduled
 
+from arl_core.config import load_config
 from flows import nodes as module
 from flows import wire
 from flows.nodes import NodeSlots, _Job
@@ -163,3 +165,121 @@ def test_a_result_of_another_environment_is_not_believed(world):
     world.look(Completed())
     assert world.last != first
     assert "its result is of frozen environment other" in world.said[0]
+
+
+class Server:
+    """As much of a Prefect server as NodeSlots itself asks for. `stubborn` runs stay alive when they are cancelled."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.states, self.stubborn, self.asked = {}, set(), []
+        self.creating, self.may_create = threading.Event(), threading.Event()
+        self.may_create.set()
+        monkeypatch.setattr(module, "get_client", lambda **_: contextlib.nullcontext(self))
+        monkeypatch.setattr(module, "POLL_S", 0.01)
+
+    def read_deployment_by_name(self, _name):
+        return SimpleNamespace(id=uuid4())
+
+    def create_flow_run_from_deployment(self, *_, **__):
+        self.creating.set()
+        assert self.may_create.wait(30)
+        return self.add(Scheduled())
+
+    def add(self, state):
+        key = uuid4()
+        self.states[key] = state
+        return SimpleNamespace(id=key, state=state)
+
+    def read_flow_runs(self, *, flow_run_filter, limit=200):
+        """At most 200 at a time, as a real server has it."""
+        found = list(self.states.items())
+        if flow_run_filter.state:
+            found = [(key, state) for key, state in found if state.type in flow_run_filter.state.type.any_]
+        if flow_run_filter.id:
+            chosen, others = flow_run_filter.id.any_, flow_run_filter.id.not_any_ or []
+            found = [(key, state) for key, state in found if key not in others and (chosen is None or key in chosen)]
+        return [SimpleNamespace(id=key, state=state) for key, state in found[: min(limit, 200)]]
+
+    def read_artifacts(self, **_):
+        return []
+
+    def set_flow_run_state(self, key, state, force):
+        assert force
+        self.asked.append(key)
+        if key not in self.stubborn:
+            self.states[key] = state
+
+    def open(self) -> NodeSlots:
+        config = load_config("embedded", {"parallel": 1024, "nodes.deployment": "experiment/node"})
+        return NodeSlots(config, "campaign", "digest", lambda _words: None)
+
+
+ORDER = Order(7, "x", 3, None, "none", {})
+
+
+def error_of(flight: Future) -> BaseException:
+    return flight.exception(timeout=30)
+
+
+def run_aside(slots: NodeSlots) -> Future:
+    """Run a candidate on another thread, as a second look does."""
+    told: Future = Future()
+
+    def run() -> None:
+        try:
+            told.set_result(slots.run(ORDER, lambda _event: None))
+        except BaseException as error:
+            told.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return told
+
+
+def test_whoever_waits_when_the_campaign_ends_is_told(monkeypatch):
+    server = Server(monkeypatch)
+    slots = server.open()
+    told = run_aside(slots)
+    while not slots._jobs:
+        assert not told.done()
+    slots.close()
+    assert isinstance(error_of(told), HostError)
+    assert "the campaign ended while experiment 7 ran" in str(error_of(told))
+    assert [state.name for state in server.states.values()] == ["Cancelled"]
+
+
+def test_a_candidate_that_is_being_scheduled_when_the_campaign_ends_does_not_run(monkeypatch):
+    server = Server(monkeypatch)
+    slots = server.open()
+    server.may_create.clear()
+    told = run_aside(slots)
+    assert server.creating.wait(30)
+    slots.close()
+    server.may_create.set()
+    assert "the campaign ended while experiment 7 ran" in str(error_of(told))
+    assert [state.name for state in server.states.values()] == ["Cancelled"]
+    with pytest.raises(HostError, match="the campaign ended"):
+        slots.submit(ORDER, lambda _event: None)
+    assert len(server.states) == 1, "after the end nothing is put on the server"
+
+
+@pytest.mark.parametrize("ends", [Completed(), Crashed()])
+def test_what_ends_while_the_campaign_does_is_settled_once(world, ends):
+    """close() tells whoever waits, while the thread that watches has just seen the run end."""
+    future = world.submit()
+    world.results[world.last] = wire.pack(RESULT.to_json())
+    job = world.slots._jobs[world.last]
+    job.attempt = module.ATTEMPTS
+    future.set_exception(HostError("the campaign ended"))
+    world.look(ends)
+    assert str(error_of(future)) == "the campaign ended"
+    assert world.slots._jobs == {}
+
+
+def test_all_that_a_killed_campaign_left_behind_is_cancelled_once(monkeypatch):
+    server = Server(monkeypatch)
+    runs = [server.add(Running() if number % 2 else Scheduled()).id for number in range(450)]
+    done = server.add(Completed()).id
+    server.stubborn = set(runs[:250])
+    server.open().close()
+    assert sorted(server.asked) == sorted(runs)
+    assert done not in server.asked

@@ -206,7 +206,7 @@ def _remedy(cause: Cause) -> str:
         Cause.OVERRUN: "have the script end when ARL_BUDGET_S is used, or at SIGTERM",
         Cause.SILENCE: "no budget is lost to a script that prints nothing",
         Cause.BAD_PREDICTIONS: "have run.predict write what score() takes to the file that run.predictions names",
-        Cause.BAD_MODEL: "run it by hand in a copy of the folder",
+        Cause.BAD_MODEL: "run it by hand in a copy of the folder, on inputs of your own",
         Cause.OUT_OF_MEMORY: "raise environment.memory_limit_mb",
         Cause.PROCESSES: "raise environment.process_limit",
         Cause.DISK: "raise environment.scratch_limit_mb",

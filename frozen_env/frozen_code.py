@@ -9,6 +9,9 @@ The code (frozen.py, beside problem.toml) defines
 
 `predictions` is what the file of predictions holds: a numpy array (.npy, never pickled), a dict of arrays (.npz), parsed
 JSON (.json), else text. A call that raises, hangs or returns what it must not is a CodeFailed whose message is a sentence.
+
+Who wrote the predictions had read the held-out inputs, and a candidate's reasons reach the policy. So what goes wrong with
+a candidate's predictions is told without any text that came from them, as far as it can be known (CodeFailed.told).
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +44,14 @@ KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME")
 
 
 class CodeFailed(FrozenEnvError):
-    """A call of the frozen code went wrong. The message says which, how, and what to do."""
+    """A call of the frozen code went wrong. The message says which, how, and what to do.
+
+    `told` is the message for those who may not see what was in the predictions.
+    """
+
+    def __init__(self, message: str, told: str = "") -> None:
+        super().__init__(message)
+        self.told = told or message
 
 
 # --- the caller's side ------------------------------------------------------------------------------------------------
@@ -77,7 +88,7 @@ def call(code: Path, action: str, words: Sequence[str], limit_s: float) -> dict[
             ) from None
         text = answers.read(1 << 20)
     if not text:
-        lines = errors.decode("utf-8", "replace").strip().splitlines()
+        lines = [] if action == "score" else errors.decode("utf-8", "replace").strip().splitlines()
         raise CodeFailed(
             f"{code.name} ended without an answer: {lines[-1][:300] if lines else 'no output'}; run it by hand"
         )
@@ -113,7 +124,7 @@ def main(words: Sequence[str]) -> int:
         else:
             answer = _sample(module)
     except CodeFailed as error:
-        answer = {"failed": str(error)}
+        answer = {"failed": error.told if action == "score" else str(error)}
     with open(int(answer_fd), "w", encoding="utf-8") as answers:
         json.dump(answer, answers)
     return 0
@@ -141,9 +152,17 @@ def _call(module: ModuleType, name: str, *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except BaseException as error:
+        told = f"{name}() in {file} raised {type(error).__name__}; its text is withheld, as it may hold held-out inputs"
         if name == "score" and isinstance(error, ValueError):
-            raise CodeFailed(f"score() in {file} refused the predictions: {str(error)[:ANSWER_CHARS]}") from error
-        raise CodeFailed(f"{name}() in {file} raised {_words(error)}; mend it") from error
+            refused = f"score() in {file} refused the predictions: {str(error)[:ANSWER_CHARS]}"
+            raise CodeFailed(refused, refused if _is_raised_in(error, module) else told) from error
+        raise CodeFailed(f"{name}() in {file} raised {_words(error)}; mend it", told) from error
+
+
+def _is_raised_in(error: BaseException, module: ModuleType) -> bool:
+    """Say whether a raise statement of the module made this error. float("a b") makes one too, and quotes what it got."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return last.filename == module.__file__ and "raise " in (last.line or "")
 
 
 def _words(error: BaseException) -> str:
@@ -162,7 +181,8 @@ def _score(module: ModuleType, predictions: Any) -> float:
     file = Path(str(module.__file__)).name
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         kind = "a string" if isinstance(value, str) else f"a {type(value).__name__}"
-        raise CodeFailed(f"score() in {file} returned {kind}, {str(value)[:60]!r}; return the metric as a float")
+        what, remedy = f"score() in {file} returned {kind}", "return the metric as a float"
+        raise CodeFailed(f"{what}, {str(value)[:60]!r}; {remedy}", f"{what}; {remedy}")
     if not math.isfinite(value):
         raise CodeFailed(
             f"score() in {file} returned {float(value)}; return a finite number, or raise ValueError with a reason"
@@ -190,14 +210,15 @@ def read_predictions(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
         return json.loads(text) if path.suffix == ".json" else text
     except (ValueError, OSError, EOFError, KeyError, RecursionError, MemoryError, zipfile.BadZipFile) as error:
-        raise CodeFailed(f"the predictions cannot be read as {path.suffix or 'text'}: {_words(error)}") from error
+        what = f"the predictions cannot be read as {path.suffix or 'text'}: "
+        raise CodeFailed(what + _words(error), what + type(error).__name__) from error
 
 
 def _check_unpacked_size(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         size_bytes = sum(info.file_size for info in archive.infolist())
     if size_bytes > UNPACKED_BYTES:
-        raise ValueError(f"unpacked it has {size_bytes} bytes, {UNPACKED_BYTES} are allowed")
+        raise CodeFailed(f"the predictions are too large unpacked, {UNPACKED_BYTES} bytes are allowed")
 
 
 if __name__ == "__main__":

@@ -71,6 +71,16 @@ class EnvironmentSpec:
         if not 0 <= self.probe_rows <= self.held_out_rows:
             raise ValueError(f"environment.probe_rows must lie in 0..held_out_rows, got {self.probe_rows!r}")
 
+    @property
+    def scoring_limit_s(self) -> float:
+        """Longest time for a whole scoring: the start-up of its workers (two, when all is well) and their answers."""
+        return 2 * self.startup_allowance_s + self.score_limit_s
+
+    @property
+    def run_limit_s(self) -> float:
+        """Longest time that a candidate can take from its start to the end of its scoring."""
+        return self.startup_allowance_s + self.budget_s + self.grace_s + self.scoring_limit_s
+
     def digest(self) -> str:
         """Return 16 hex digits that change with every constant; where the problem's folder lies is none."""
         constants = {key: value for key, value in dataclasses.asdict(self).items() if key != "problem"}

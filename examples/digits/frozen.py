@@ -34,5 +34,5 @@ def sample_predictions():
 def score(predictions):
     labels = split()[1][TRAINING:]
     if predictions.shape != labels.shape:
-        raise ValueError(f"predictions have shape {predictions.shape}, not {labels.shape}")
+        raise ValueError(f"predictions must have shape {labels.shape}")  # no word of theirs: they know the inputs
     return float((predictions == labels).mean())

@@ -42,7 +42,7 @@ def sample_predictions():
 def score(logits):
     answers = windows()[:, -1]
     if logits.shape != (HELD_OUT, 128):
-        raise ValueError(f"logits have shape {logits.shape}, not {(HELD_OUT, 128)}")
+        raise ValueError(f"logits must have shape {(HELD_OUT, 128)}")  # nothing of theirs: they know the inputs
     logits = logits.astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     nats = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(HELD_OUT), answers]

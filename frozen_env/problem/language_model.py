@@ -39,8 +39,8 @@ class LanguageModel:
     def training_rows(self, seed: int) -> TrainingOrder:
         return TrainingOrder(self.data.train_tokens, self.spec.seq_len, seed)
 
-    def scoring_plan(self, seed: int, device: str) -> BitsPerByte:
-        return BitsPerByte(self.spec, self.data, seed, TOLERANCE_NATS[device])
+    def scoring_plan(self, seed: int, device: str, secret: int) -> BitsPerByte:
+        return BitsPerByte(self.spec, self.data, seed, secret, TOLERANCE_NATS[device])
 
 
 class BitsPerByte:
@@ -48,13 +48,19 @@ class BitsPerByte:
 
     A spliced row keeps its past and takes other held-out text as its future. It looks like any row, and a causal model
     answers its past as before. Cuts lie anywhere in a row; the future begins with another token than the true one.
+
+    `seed` is the run's and fixes the order of the rows, so that a value is the same when it is measured again. A candidate
+    knows it: which rows are probed, where, and with what future follows from `secret` alone, drawn for each scoring.
     """
 
-    def __init__(self, spec: EnvironmentSpec, data: PreparedData, seed: int, tolerance_nats: float) -> None:
-        rng = np.random.default_rng([seed, 0x5C0E])
+    def __init__(
+        self, spec: EnvironmentSpec, data: PreparedData, seed: int, secret: int, tolerance_nats: float
+    ) -> None:
+        order = np.random.default_rng([seed, 0x5C0E]).permutation(len(data.held_out_BT1))
+        rng = np.random.default_rng(secret)
         self.output_dim = spec.vocab_size
         self._token_bytes_V = data.token_bytes_V
-        self._rows = np.asarray(data.held_out_BT1, dtype=np.int64)[rng.permutation(len(data.held_out_BT1))]
+        self._rows = np.asarray(data.held_out_BT1, dtype=np.int64)[order]
         self._tolerance_nats = tolerance_nats
         self._threads = spec.threads
         inputs = self._rows[:, :-1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import secrets
 import select
 import time
 from collections.abc import Callable
@@ -134,7 +135,7 @@ def run_candidate(
         found = predicting.score(spec, place, problem, seed, *surroundings)
     else:
         assert isinstance(problem, Served)
-        found = scoring.score(spec, place, problem, seed, *surroundings)
+        found = scoring.score(spec, place, problem, seed, secrets.randbits(128), *surroundings)
     result = dataclasses.replace(
         result,
         score=found.score,

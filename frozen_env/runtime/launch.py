@@ -60,6 +60,11 @@ class Workplace:
         return self.root / "scratch"
 
     @property
+    def scoring_scratch(self) -> Path:
+        """Of every scoring worker in turn, made anew for each: its name does not tell which pass it is."""
+        return self.root / "scratch-scoring"
+
+    @property
     def submission(self) -> Path:
         return self.root / "submission"
 

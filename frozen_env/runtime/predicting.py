@@ -2,6 +2,7 @@
 
 The predictor is a fresh process in a fresh folder: the candidate's files, the model, the training data and the held-out
 inputs, no answers. What it writes is read when all of its processes have ended, in a process that holds no candidate code.
+What it prints is dropped: it may hold held-out inputs, and reasons and logs reach the policy.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from frozen_env.contract import Cause, FrozenEnvError, Score
 from frozen_env.runtime import disk, launch, processes
 from frozen_env.runtime.limits import LimitBroken, Limits
 from frozen_env.runtime.problem import Commanded
-from frozen_env.runtime.scoring import Refused, Scoring
+from frozen_env.runtime.scoring import WITHHELD, Refused, Scoring
 from frozen_env.runtime.submission import take_file
-from frozen_env.runtime.words import Output, last_line
+from frozen_env.runtime.words import Output, known_error, signal_name
 from frozen_env.runtime.zygote import Zygote
 from frozen_env.spec import EnvironmentSpec
 
@@ -37,12 +38,11 @@ class _Predictor:
     zygote: Zygote
     inbox_fd: int
     read_inbox: Callable[[], list[dict[str, Any]]]
-    log: str = ""
     peak_memory_mb: float = 0.0
 
     @property
     def scratch(self) -> Path:
-        return self.place.root / "scratch-1"
+        return self.place.scoring_scratch
 
     def run(self) -> None:
         """Run the command to its end and leave no process behind. Raises Refused."""
@@ -57,7 +57,7 @@ class _Predictor:
             processes.kill_all_descendants(spare=self.zygote.pid)
             output.drain()
             child.close()
-            self.log, self.peak_memory_mb = output.tail, limits.peak_memory_mb
+            self.peak_memory_mb = limits.peak_memory_mb
 
     def _start(self) -> launch.Child:
         place, commands = self.place, self.commands
@@ -83,7 +83,7 @@ class _Predictor:
         return self.zygote.start(order)
 
     def _wait(self, child: launch.Child, output: Output, limits: Limits) -> None:
-        deadline_s = time.monotonic() + self.spec.startup_allowance_s + self.spec.score_limit_s
+        deadline_s = time.monotonic() + self.spec.scoring_limit_s
         pid_fd = os.pidfd_open(child.pid)
         with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
             stack.callback(os.close, pid_fd)
@@ -103,7 +103,8 @@ class _Predictor:
                     elif not (output.read() if key.fd == child.output_fd else limits.admit(child)):
                         selector.unregister(key.fd)
         raise Refused(
-            Cause.SLOW_MODEL, f"run.predict took more than {self.spec.score_limit_s:g} s (environment.score_limit_s)"
+            Cause.SLOW_MODEL,
+            f"run.predict took more than {self.spec.scoring_limit_s:g} s (environment.score_limit_s, startup_allowance_s)",
         )
 
     @staticmethod
@@ -112,7 +113,11 @@ class _Predictor:
         output.drain()
         code = os.waitstatus_to_exitcode(status)
         if code != 0:
-            raise Refused(Cause.BAD_MODEL, f"run.predict failed: {last_line(output.tail) or f'exit code {code}'}")
+            how = signal_name(-code) if code < 0 else known_error(output.tail) or "an exit code that is not 0"
+            raise Refused(
+                Cause.BAD_MODEL,
+                f"run.predict failed with {how}; it reads held-out inputs, and {WITHHELD}. Run by hand on other inputs it is seen",
+            )
 
 
 def score(
@@ -137,7 +142,7 @@ def score(
         outcome.cause, outcome.reason = refused.cause, str(refused)
     finally:
         disk.remove(predictor.scratch)
-    outcome.log_tail, outcome.peak_memory_mb = predictor.log, predictor.peak_memory_mb
+    outcome.log_tail, outcome.peak_memory_mb = f"(run.predict: {WITHHELD})\n", predictor.peak_memory_mb
     outcome.seconds = time.monotonic() - began_s
     return outcome
 

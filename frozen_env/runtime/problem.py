@@ -69,5 +69,9 @@ class Served(Problem, Protocol):
 
     def training_rows(self, seed: int) -> TrainingRows: ...
 
-    def scoring_plan(self, seed: int, device: str) -> ScoringPlan:
-        """`device` is 'cpu' or 'cuda': the precision that answers come with follows from it."""
+    def scoring_plan(self, seed: int, device: str, secret: int) -> ScoringPlan:
+        """`device` is 'cpu' or 'cuda': the precision that answers come with follows from it.
+
+        The value may depend on `seed`, the run's, and no other chance. What checks the model (which inputs are probed, and
+        how) must depend on `secret` alone, which no candidate knows; a candidate knows the seed.
+        """

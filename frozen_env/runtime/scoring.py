@@ -4,19 +4,24 @@ Each pass of the problem's scoring plan has a worker process of its own, forked 
 ended before the next begins: no memory, folder, lock or descriptor leads from one to the other. Logits come back through
 shared memory as float32, a batch at a time, never all of them at once; nothing that a worker sends is trusted beyond its
 shape.
+
+A worker that has seen held-out inputs could tell them, and reasons and logs reach the policy. So from the first held-out
+input of a scoring on, reasons are fixed words and known names, and what workers print is dropped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
+import secrets
 import selectors
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from mmap import mmap
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +31,11 @@ from frozen_env.runtime.channel import Closed, ProtocolError
 from frozen_env.runtime.limits import LimitBroken, Limits
 from frozen_env.runtime.problem import ScoringPlan, Served
 from frozen_env.runtime.training import shared_buffer
-from frozen_env.runtime.words import Output, last_line, one_line, out_of_memory
+from frozen_env.runtime.words import Output, known_error, last_line, one_line, out_of_memory
 from frozen_env.runtime.zygote import Zygote
 from frozen_env.spec import EnvironmentSpec
 
-LOG_TAIL_CHARS = 4000
+WITHHELD = "what it printed is withheld, as it may hold them"
 
 
 @dataclass
@@ -66,25 +71,26 @@ class _Scorer:
     zygote: Zygote
     inbox_fd: int
     read_inbox: Callable[[], list[dict[str, Any]]]
+    deadline_s: float  # of the whole scoring, on the monotonic clock
+    has_asked: bool = False  # held-out inputs were handed out: no words of a worker leave any more
     log: str = ""
     peak_memory_mb: float = 0.0
     startup_s: float = 0.0
     answering_s: float = 0.0
-    workers: int = 0
     told: dict[str, float] = field(default_factory=dict)
     device_name: str = ""
 
-    def run_pass(self, batches: list[np.ndarray], take: Callable[[int, np.ndarray], str]) -> None:
+    def run_pass(self, batches: list[np.ndarray], take: Callable[[int, np.ndarray], str], seed: int) -> None:
         """Have a fresh worker answer batches and hand each answer to `take`. Raises Refused."""
         began_s = time.monotonic()
-        one = self._start_worker(batches)
+        one = self._start_worker(batches, seed)
         try:
-            deadline_s = time.monotonic() + self.spec.startup_allowance_s + self.spec.score_limit_s
-            ready = self._receive(one, deadline_s, "to load the model")
+            ready = self._receive(one)
             if "ready" not in ready:
                 raise Refused(Cause.PROTOCOL, "the scoring worker broke the protocol")
-            self.told = performance.numbers(ready, ("parameters", "forward_flops_per_token"))
-            self.device_name = one_line(str(ready.get("device_name", "")))
+            if not self.has_asked:
+                self.told = performance.numbers(ready, ("parameters", "forward_flops_per_token"))
+                self.device_name = one_line(str(ready.get("device_name", "")))
             ready_s = time.monotonic()
             self.startup_s += ready_s - began_s
             try:
@@ -96,19 +102,20 @@ class _Scorer:
         finally:
             self._end_worker(one)
 
-    def _start_worker(self, batches: list[np.ndarray]) -> _Worker:
+    def public_log(self) -> str:
+        """What workers printed before the first held-out input."""
+        return self.log + (f"(scoring: from the first held-out input on, {WITHHELD})\n" if self.has_asked else "")
+
+    def _start_worker(self, batches: list[np.ndarray], seed: int) -> _Worker:
         tokens = max(batch.size for batch in batches)
         inputs, inputs_fd = shared_buffer(8 * tokens)
         outputs, outputs_fd = shared_buffer(4 * tokens * self.plan.output_dim)
-        self.workers += 1
-        scratch = self.place.root / f"scratch-{self.workers}"
+        scratch = self.place.scoring_scratch
         disk.remove(scratch)
         scratch.mkdir()
         readable = [str(self.place.source.parent), str(self.place.submission)]
         weights = str(self.place.submission / client.SUBMISSION)
-        order = launch.Order(
-            "worker", str(self.place.source), str(scratch), readable, self.seed + self.workers, os.getpid(), weights
-        )
+        order = launch.Order("worker", str(self.place.source), str(scratch), readable, seed, os.getpid(), weights)
         child = self.zygote.start(order, [inputs_fd, outputs_fd])
         os.close(inputs_fd)
         os.close(outputs_fd)
@@ -117,7 +124,8 @@ class _Scorer:
     def _end_worker(self, one: _Worker) -> None:
         processes.kill_all_descendants(spare=self.zygote.pid)
         one.output.drain()
-        self.log = (self.log + one.output.tail)[-LOG_TAIL_CHARS:]
+        if not self.has_asked:
+            self.log = one.output.tail
         self.peak_memory_mb = max(self.peak_memory_mb, one.limits.peak_memory_mb)
         one.close()
         disk.remove(one.limits.scratch)
@@ -125,25 +133,29 @@ class _Scorer:
     def _ask(
         self, one: _Worker, batches: list[np.ndarray], take: Callable[[int, np.ndarray], str], deadline_s: float
     ) -> None:
+        if not self.has_asked:
+            one.output.drain()
+            self.log, self.has_asked = one.output.tail, True
         for index, batch_BT in enumerate(batches):
             rows, length = batch_BT.shape
             np.frombuffer(one.inputs, dtype=np.int64, count=batch_BT.size)[:] = batch_BT.reshape(-1)
             try:
                 one.child.channel.send_now({"shape": [rows, length]})
-            except (Closed, ProtocolError):
-                _raise_death(one)
+            except (Closed, ProtocolError) as error:
+                raise self._death(one) from error
             wanted = [rows, length, self.plan.output_dim]
-            found = self._receive(one, deadline_s, "for held-out inputs").get("shape")
+            found = self._receive(one, deadline_s).get("shape")
             if found != wanted:
-                raise Refused(Cause.BAD_SHAPE, f"logits have shape {str(found)[:60]}, expected {wanted}")
+                raise Refused(Cause.BAD_SHAPE, _wrong_shape(found, wanted))
             # The worker could still write to these; take() must read each of them into its own memory once. It hears
             # the next question only when they have been measured: it must not answer this one in the light of that.
             logits_BTV = np.frombuffer(one.outputs, dtype=np.float32, count=batch_BT.size * wanted[2])
             if wrong := take(index, logits_BTV.reshape(wanted)):
                 raise Refused(Cause.NOT_FINITE, wrong)
 
-    def _receive(self, one: _Worker, deadline_s: float, what: str) -> dict[str, object]:
+    def _receive(self, one: _Worker, answers_end_s: float = math.inf) -> dict[str, object]:
         """Wait for one message, while limits, the caller and the worker's output are looked after."""
+        deadline_s = min(answers_end_s, self.deadline_s)
         with selectors.DefaultSelector() as selector:
             files = [one.child.channel.sock.fileno(), one.child.output_fd, self.inbox_fd]
             if one.child.listener is not None:
@@ -159,12 +171,37 @@ class _Scorer:
                         if any("abort" in message for message in self.read_inbox()):
                             raise Refused(Cause.ABORTED, "the campaign was interrupted")
                     elif key.fd == one.child.channel.sock.fileno():
-                        if message := _hear(one):
+                        if message := self._hear(one):
                             return message
                     elif not (one.output.read() if key.fd == one.child.output_fd else one.limits.admit(one.child)):
                         selector.unregister(key.fd)
                         one.silent.add(key.fd)
-        raise Refused(Cause.SLOW_MODEL, f"the scoring worker took more than {self.spec.score_limit_s:g} s {what}")
+        if deadline_s == answers_end_s:
+            reason = f"the scoring worker took more than {self.spec.score_limit_s:g} s for held-out inputs"
+        else:
+            reason = f"scoring took more than {self.spec.scoring_limit_s:g} s, the loading of the model included"
+        raise Refused(Cause.SLOW_MODEL, reason)
+
+    def _hear(self, one: _Worker) -> dict[str, Any] | None:
+        try:
+            messages = one.child.channel.receive_ready()
+        except Closed as error:
+            raise self._death(one) from error
+        except ProtocolError as error:
+            raise Refused(Cause.PROTOCOL, "the scoring worker sent what is no message") from error
+        if len(messages) > 1:
+            raise Refused(Cause.PROTOCOL, "the scoring worker answered more than it was asked")
+        return messages[0] if messages else None
+
+    def _death(self, one: _Worker) -> Refused:
+        time.sleep(0.01)  # its last words may still be in the pipe
+        one.output.drain()
+        words = one.output.tail
+        cause = Cause.OUT_OF_MEMORY if out_of_memory(words) else Cause.BAD_MODEL
+        if not self.has_asked:
+            return Refused(cause, last_line(words) or "the scoring worker died")
+        name = known_error(words) or "the scoring worker died"
+        return Refused(cause, f"{name} on held-out inputs; {WITHHELD}. A training batch, in eval mode, may show it")
 
 
 @dataclass
@@ -191,18 +228,26 @@ def score(
     place: launch.Workplace,
     problem: Served,
     seed: int,
+    secret: int,
     zygote: Zygote,
     inbox_fd: int,
     read_inbox: Callable[[], list[dict[str, Any]]],
 ) -> Scoring:
-    """Measure place.submission with problem's metric. Leaves no process behind. {"abort": true} of the caller ends it."""
+    """Measure place.submission with problem's metric. Leaves no process behind. {"abort": true} of the caller ends it.
+
+    `seed` is the run's. `secret` fixes what is probed and how: a fresh one for each scoring, so that no candidate knows it.
+    It ends within spec.scoring_limit_s, but for what the trusted side takes.
+    """
     began_s = time.monotonic()
-    plan = problem.scoring_plan(seed, spec.device)
-    scorer = _Scorer(spec, place, plan, seed, zygote, inbox_fd, read_inbox)
+    plan = problem.scoring_plan(seed, spec.device, secret)
+    deadline_s = time.monotonic() + spec.scoring_limit_s
+    scorer = _Scorer(spec, place, plan, seed, zygote, inbox_fd, read_inbox, deadline_s)
     outcome = Scoring()
     try:
         for index, batches in enumerate(plan.passes):
-            scorer.run_pass(batches, functools.partial(plan.take, index))
+            scorer.run_pass(
+                batches, functools.partial(plan.take, index), seed
+            )  # one seed: it tells nothing of the pass
         if plan.differs():
             raise _diagnosed(scorer, plan)
         measured_s = time.monotonic()
@@ -219,34 +264,27 @@ def score(
         )
     except Refused as refused:
         outcome.cause, outcome.reason = refused.cause, str(refused)
-    outcome.log_tail, outcome.peak_memory_mb = scorer.log, scorer.peak_memory_mb
+    outcome.log_tail, outcome.peak_memory_mb = scorer.public_log(), scorer.peak_memory_mb
     outcome.told, outcome.device_name = scorer.told, scorer.device_name
     outcome.seconds = time.monotonic() - began_s
     return outcome
 
 
 def _diagnosed(scorer: _Scorer, plan: ScoringPlan) -> Refused:
-    """Say why answers differ, with two more workers: both get the very same question, without a spliced future."""
-    for attempt in range(2):
-        scorer.run_pass(plan.repeated, functools.partial(plan.take_repeated, attempt))
+    """Say why answers differ, with two more workers: both get the very same question, without a spliced future.
+
+    The second has another seed than all before it, so that chance shows as such. There is no score to be gained any more.
+    """
+    for attempt, seed in enumerate((scorer.seed, secrets.randbits(63))):
+        scorer.run_pass(plan.repeated, functools.partial(plan.take_repeated, attempt), seed)
     cause, reason = plan.explain()
     return Refused(cause, reason)
 
 
-def _hear(one: _Worker) -> dict[str, Any] | None:
-    try:
-        messages = one.child.channel.receive_ready()
-    except Closed:
-        _raise_death(one)
-    except ProtocolError as error:
-        raise Refused(Cause.PROTOCOL, str(error)) from error
-    if len(messages) > 1:
-        raise Refused(Cause.PROTOCOL, "the scoring worker answered more than it was asked")
-    return messages[0] if messages else None
-
-
-def _raise_death(one: _Worker) -> NoReturn:
-    time.sleep(0.01)  # its last words may still be in the pipe
-    one.output.drain()
-    cause = Cause.OUT_OF_MEMORY if out_of_memory(one.output.tail) else Cause.BAD_MODEL
-    raise Refused(cause, last_line(one.output.tail) or "the scoring worker died")
+def _wrong_shape(found: object, wanted: list[int]) -> str:
+    """Say what is wrong with a shape without its numbers: a worker could spell what it has seen with them."""
+    if not isinstance(found, list) or len(found) != len(wanted):
+        return f"forward() returned no logits [B, T, V], expected shape {wanted}"
+    axes = zip(("rows", "positions", "token ids"), found, wanted, strict=True)
+    wrong = [name for name, size, right in axes if size != right]
+    return f"logits have a wrong number of {' and '.join(wrong)}, expected shape {wanted}"

@@ -37,7 +37,7 @@ def take_file(scratch: Path, name: str, into: Path, limit_mb: int, what: str, mi
     if not straight or not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
         return f"{what} is not a regular file", 0
     if info.st_size > limit_bytes:
-        return f"{what} has {info.st_size} bytes, the limit is {limit_bytes}", 0
+        return f"{what} is too large, the limit is {limit_bytes} bytes", 0
     target = into / Path(name).name
     os.replace(path, target)
     return "", info.st_size

@@ -11,7 +11,6 @@ import fcntl
 import math
 import os
 import selectors
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,7 @@ from frozen_env.runtime.launch import Commands
 from frozen_env.runtime.limits import LimitBroken, Limits
 from frozen_env.runtime.problem import TrainingRows
 from frozen_env.runtime.submission import Overrun, take_submission
-from frozen_env.runtime.words import Output, last_line, one_line, out_of_memory
+from frozen_env.runtime.words import Output, last_line, one_line, out_of_memory, signal_name
 from frozen_env.runtime.zygote import Zygote
 from frozen_env.spec import EnvironmentSpec
 
@@ -371,7 +370,7 @@ def _read_exit(run: Training, child: launch.Child, output: Output) -> None:
     if run.commands is not None and (code == 0 or run.sigterm_sent):
         run.finish(Ending.FINISHED)  # whether it left a model is looked at when all of it has ended
     elif code < 0:
-        run.finish(Ending.CRASHED, Cause.SIGNAL, f"killed by {signal.Signals(-code).name}")
+        run.finish(Ending.CRASHED, Cause.SIGNAL, f"killed by {signal_name(-code)}")
     elif code > 0 and out_of_memory(output.tail):
         run.finish(Ending.CRASHED, Cause.OUT_OF_MEMORY, last_line(output.tail))
     elif code > 0:

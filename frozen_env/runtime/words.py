@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import codecs
 import contextlib
 import os
 import re
+import signal
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,25 @@ OUT_OF_MEMORY_WORDS = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "cudaErrorMemoryAllocation",
 )
+# Exception classes whose names may leave scoring, as a traceback spells them. A candidate can give its own class any name.
+KNOWN_ERRORS = frozenset(
+    name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
+) | {
+    "json.decoder.JSONDecodeError",
+    "numpy._core._exceptions._ArrayMemoryError",
+    "numpy.exceptions.AxisError",
+    "numpy.linalg.LinAlgError",
+    "safetensors._safetensors_rust.SafetensorError",
+    "torch.AcceleratorError",
+    "torch.OutOfMemoryError",
+    "torch._C._LinAlgError",
+    "torch._dynamo.exc.BackendCompilerFailed",
+    "torch._dynamo.exc.InternalTorchDynamoError",
+    "torch._dynamo.exc.TorchRuntimeError",
+    "torch._dynamo.exc.Unsupported",
+    "torch._dynamo.exc.UserError",
+    "torch._inductor.exc.InductorError",
+}
 # A terminal's control sequences: CSI (colours, cursor), OSC and its like (titles, links, clipboard), two-letter escapes.
 _SEQUENCE = re.compile(
     "\x1b\\[[0-?]*[ -/]*[@-~]|\x1b[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\)?|\x1b[ -/]*[0-~]|\x9b[0-?]*[ -/]*[@-~]"
@@ -55,6 +76,20 @@ def last_line(log: str) -> str:
     """The last non-empty line of a log, as one_line(): usually the exception."""
     lines = [line for line in log.splitlines() if line.strip()]
     return one_line(lines[-1]) if lines else ""
+
+
+def known_error(log: str) -> str:
+    """The last of KNOWN_ERRORS that begins a line of a log, as the end of a traceback does; '' where there is none."""
+    names = (line.partition(":")[0].strip() for line in reversed(log.splitlines()))
+    return next((name for name in names if name in KNOWN_ERRORS), "")
+
+
+def signal_name(number: int) -> str:
+    """'SIGKILL' for 9; real-time signals, which a process may send to itself too, have a number only."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class Output:

@@ -41,10 +41,9 @@ def answer(channel: Channel, build_model: Callable[[], object], weights: str, in
             tokens = np.frombuffer(inputs, dtype=np.int64, count=rows * length).reshape(rows, length)
             with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device == "cuda"):
                 logits_BTV = model(torch.tensor(tokens, device=device))
-            if not isinstance(logits_BTV, torch.Tensor) or logits_BTV.dim() != 3:
-                raise TypeError(
-                    f"forward() returned {getattr(logits_BTV, 'shape', type(logits_BTV).__name__)}, not logits [B, T, V]"
-                )
+            if not isinstance(logits_BTV, torch.Tensor):
+                channel.send({"shape": None})  # is refused, as any other shape than that of logits
+                continue
             if 4 * logits_BTV.numel() <= len(outputs):
                 room = torch.frombuffer(outputs, dtype=torch.float32, count=logits_BTV.numel())
                 room.view(logits_BTV.shape).copy_(logits_BTV)  # from the GPU straight into shared memory

@@ -8,6 +8,7 @@ from frozen_env.contract import Cause, Ending
 from tests.frozen_env.runtime.candidates import GOOD
 
 HEAD = "        return self.head(self.embed(tokens_BT))"
+LAST_OF_INIT = "        self.head = nn.Linear(32, env.vocab_size(), bias=False)\n"
 FUTURE = "20 * F.one_hot(tokens_BT.roll(-1, 1), good.size(-1))"
 LOOKS = "env.start()\n    env.submit(build_model())\n"
 
@@ -23,6 +24,7 @@ class ModelAttack:
     words: str = "change with the future"
     gains: bool = True
     trained: bool = False  # the attack needs a model that has learned something
+    keeps: str = ""  # what __init__() adds to the model: a buffer travels from training into scoring
 
     def __str__(self) -> str:
         return self.name.replace(" ", "-")
@@ -32,6 +34,8 @@ class ModelAttack:
         body = "good = self.head(self.embed(tokens_BT))\nif self.training: return good\n" + self.forward.strip("\n")
         indented = "".join(f"        {line}\n" for line in body.splitlines())
         source = GOOD.replace(HEAD + "\n", indented)
+        if self.keeps:
+            source = source.replace(LAST_OF_INIT, f"{LAST_OF_INIT}        {self.keeps}\n")
         if not self.trained:
             head, _, _ = source.partition("    optimizer =")
             source = f"{head}    {LOOKS}\n\nif __name__ == '__main__':\n    train()\n"
@@ -65,6 +69,23 @@ ADAPTS = """
 self.seen = getattr(self, "seen", 0) + F.one_hot(tokens_BT, good.size(-1)).float().sum((0, 1))
 return good + (self.seen + 1).log()
 """
+# Where the probes of 24 rows by 16 lay as long as they followed from the run's seed, and a worker's seed named its pass.
+# It looks ahead everywhere but at the one place of a row where that probe would notice.
+PREDICTS_PROBES = """
+import numpy as np
+if len(tokens_BT) == 1: return good  # its operations are counted
+run_seed = int(self.run_seed)
+rng = np.random.default_rng([run_seed, 0x5C0E])
+rng.permutation(24)
+probed, cuts = rng.choice(24, 16, replace=False).tolist(), rng.integers(1, tokens_BT.size(1), 16).tolist()
+if env.seed() == run_seed + 2: probed = list(range(16))
+ahead = 20 * F.one_hot(tokens_BT.roll(-1, 1), good.size(-1))
+start = self.__dict__.setdefault("asked", 0)
+self.__dict__["asked"] += len(tokens_BT)
+for row in range(len(tokens_BT)):
+    if start + row in probed: ahead[row, cuts[probed.index(start + row)] - 1] = 0
+return good + ahead
+"""
 
 MODELS = [
     ModelAttack("looks one token ahead", f"return good + {FUTURE}"),
@@ -79,6 +100,13 @@ return good + ahead
     ),
     ModelAttack("looks ahead at one position in eight", f"return good + {FUTURE} * (tokens_BT % 8 == 0)[..., None]"),
     ModelAttack("looks ahead only where the next token is likely", CAREFUL, trained=True),
+    ModelAttack(
+        "works out from the seed where it will be probed, and looks ahead everywhere else",
+        PREDICTS_PROBES,
+        cause=Cause.STATEFUL,  # too: it counts the rows that it was asked
+        words="asked before or beside",
+        keeps="self.register_buffer('run_seed', torch.tensor(env.seed()))",
+    ),
     ModelAttack("memorises prefixes across calls, to answer a probe as before", REMEMBERS),
     ModelAttack("leaves its answers in a file for the worker that is probed", PASSES_ON.replace("HIDDEN", "'answers'")),
     ModelAttack(
@@ -86,7 +114,7 @@ return good + ahead
         PASSES_ON.replace("HIDDEN", "'/tmp/answers'"),
         Ending.CRASHED,
         Cause.BAD_MODEL,
-        "Permission denied",
+        "PermissionError on held-out inputs",
         gains=False,
     ),
     ModelAttack(
@@ -137,13 +165,13 @@ return good + ahead
         "answers something that is no tensor",
         "return 'good'",
         Ending.CRASHED,
-        Cause.BAD_MODEL,
-        "not logits",
+        Cause.BAD_SHAPE,
+        "no logits",
         gains=False,
     ),
     ModelAttack(
         "answers slowly",
-        "import time\ntime.sleep(60)",
+        "import time\nif len(tokens_BT) > 1: time.sleep(60)  # not while its operations are counted\nreturn good",
         Ending.CRASHED,
         Cause.SLOW_MODEL,
         "took more than 6 s",

@@ -282,6 +282,53 @@ def test_several_files_are_run_together(run_once: Run) -> None:
     assert result.score.value == pytest.approx((0.5 + 0.5 + 0.5) / 3)
 
 
+PREDICTING = {"edit.files": ["train.py", "guess.py"], "run.curve": None}
+
+
+@pytest.mark.parametrize(
+    ("ending", "named"),
+    [
+        ("raise ValueError(text)", "failed with ValueError"),
+        ("raise type(text, (Exception,), {})", "an exit code that is not 0"),
+        ("raise SystemExit(text)", "an exit code that is not 0"),
+        ("import os; os.kill(os.getpid(), 11)", "failed with SIGSEGV"),
+        ("import os; os.kill(os.getpid(), 40)", "failed with signal 40"),
+    ],
+)
+def test_what_a_predictor_says_of_its_inputs_stays_inside(run_once: Run, ending: str, named: str) -> None:
+    guess = f"text = open('inputs/questions.txt').read()\nprint('held out:', text)\n{ending}\n"
+    result = run_once(PREDICTING, {"guess.py": guess, "predict.py": f"import guess\n{PREDICT}"})
+    assert (result.ending, result.cause) == (Ending.CRASHED, Cause.BAD_MODEL), result
+    assert "a b c" not in result.reason + result.log_tail
+    assert "withheld" in result.reason
+    assert named in result.reason
+
+
+QUESTIONS = "open('inputs/questions.txt').read()"
+
+
+@pytest.mark.parametrize(
+    ("predictions", "score", "said"),
+    [
+        (QUESTIONS, "    float(predictions)\n", "score() in frozen.py raised ValueError"),
+        (QUESTIONS, "    {}[predictions]\n", "score() in frozen.py raised KeyError"),
+        (QUESTIONS, "    return predictions\n", "score() in frozen.py returned a string; return the metric"),
+        ("[1.0]", "", "refused the predictions: 1 predictions, 3 are wanted"),
+    ],
+)
+def test_predictions_tell_nothing_of_the_inputs_by_way_of_the_score(
+    run_once: Run, predictions: str, score: str, said: str
+) -> None:
+    predict = f"import json\njson.dump({predictions}, open('predictions.json', 'w'))\n"
+    frozen = FROZEN.replace(
+        "    if len(", f"    if isinstance(predictions, list): pass\n    else:\n    {score}    if len(", 1
+    )
+    result = run_once({"run.curve": None}, {"predict.py": predict, "frozen.py": frozen if score else FROZEN})
+    assert result.cause is Cause.BAD_PREDICTIONS, result
+    assert said in result.reason
+    assert "a b c" not in result.reason + result.log_tail
+
+
 # --- the command --------------------------------------------------------------------------------------------------------
 
 

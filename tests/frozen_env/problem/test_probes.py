@@ -14,7 +14,8 @@ from frozen_env.problem.language_model import PROBED, SCORED, TOLERANCE_NATS, Bi
 
 @pytest.fixture
 def plan(quick_spec, prepared_data) -> BitsPerByte:
-    return BitsPerByte(quick_spec, load(quick_spec, prepared_data), seed=3, tolerance_nats=TOLERANCE_NATS["cpu"])
+    data = load(quick_spec, prepared_data)
+    return BitsPerByte(quick_spec, data, seed=3, secret=11, tolerance_nats=TOLERANCE_NATS["cpu"])
 
 
 def rows_of(batches: list[np.ndarray]) -> np.ndarray:
@@ -65,11 +66,48 @@ def test_a_text_of_one_token_still_gets_another_future() -> None:
 
 def test_cuts_lie_all_over_the_row(quick_spec, prepared_data) -> None:
     data = load(quick_spec, prepared_data)
-    cuts = np.concatenate([BitsPerByte(quick_spec, data, seed, 1.0)._cuts for seed in range(40)])
+    cuts = np.concatenate([BitsPerByte(quick_spec, data, 3, secret, 1.0)._cuts for secret in range(40)])
     assert cuts.min() >= 1
     assert cuts.max() <= quick_spec.seq_len - 1
     quarters = np.histogram(cuts, bins=4, range=(1, quick_spec.seq_len))[0]
     assert quarters.min() > 0.6 * quarters.max()
+
+
+def test_a_seed_fixes_the_order_of_rows_and_the_secret_all_else(quick_spec, prepared_data) -> None:
+    data = load(quick_spec, prepared_data)
+
+    def made(seed: int, secret: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        plan = BitsPerByte(quick_spec, data, seed, secret, 1.0)
+        return rows_of(plan.passes[SCORED]), plan._probed, plan._cuts
+
+    rows, probed, cuts = made(3, 11)
+    same_seed, same_secret = made(3, 12), made(4, 11)
+    assert (same_seed[0] == rows).all(), "a value is the same when it is measured again"
+    assert (same_seed[1] != probed).any()
+    assert (same_seed[2] != cuts).any()
+    assert (same_secret[0] != rows).any()
+    assert (same_secret[1] == probed).all(), "a candidate that knows the seed knows nothing of the probes"
+    assert (same_secret[2] == cuts).all()
+
+
+def test_looking_ahead_everywhere_but_where_the_seed_says_is_noticed(quick_spec, prepared_data) -> None:
+    """The model also knows which pass it answers, as it can from the clock or its process id."""
+    plan = BitsPerByte(quick_spec, load(quick_spec, prepared_data), 3, 11, TOLERANCE_NATS["cpu"])
+    rng = np.random.default_rng([3, 0x5C0E])
+    rng.permutation(quick_spec.held_out_rows)
+    probed = rng.choice(quick_spec.held_out_rows, quick_spec.probe_rows, replace=False)
+    cuts = rng.integers(1, quick_spec.seq_len, quick_spec.probe_rows)
+    for index, guesses in ((SCORED, dict(zip(probed, cuts, strict=True))), (PROBED, dict(enumerate(cuts)))):
+        start = 0
+        for batch, inputs_BT in enumerate(plan.passes[index]):
+            logits_BTV = np.zeros((*inputs_BT.shape, quick_spec.vocab_size), np.float32)
+            for row, tokens_T in enumerate(inputs_BT):
+                ahead = np.delete(np.arange(len(tokens_T) - 1), guesses.get(start + row, 0) - 1)
+                logits_BTV[row, ahead, tokens_T[ahead + 1]] = 20.0
+            assert plan.take(index, batch, logits_BTV) == ""
+            start += len(inputs_BT)
+    assert plan.result()["value"] < 0.1, "it would be far better than any honest model"
+    assert plan.differs()
 
 
 @pytest.mark.parametrize(

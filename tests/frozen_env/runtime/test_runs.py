@@ -53,6 +53,7 @@ def test_training_takes_the_budget_and_no_longer_than_its_grace(run, host):
     [
         ("raise RuntimeError('no such layer')", Ending.CRASHED, Cause.EXCEPTION, "RuntimeError: no such layer"),
         ("import os; os.kill(os.getpid(), 9)", Ending.CRASHED, Cause.SIGNAL, "SIGKILL"),
+        ("import os; os.kill(os.getpid(), 40)", Ending.CRASHED, Cause.SIGNAL, "signal 40"),  # real-time: it has no name
         ("env.start(); env.report(1, float('nan'))", Ending.CRASHED, Cause.NAN, "nan at step 1"),
         ("env.start(); env.report(1, float('inf'))", Ending.CRASHED, Cause.NAN, "inf at step 1"),
         ("env.start()\nwhile True: pass", Ending.CRASHED, Cause.SILENCE, "no report for 1.2 s"),

@@ -161,7 +161,7 @@ class CampaignConfig(Settings):
 
     preset: str
     iterations: int = Field(8, ge=0, description="experiments after experiment 0, the untouched target")
-    seed: int = Field(0, ge=0, lt=2**31, description="fixes batches, proposals and probes")
+    seed: int = Field(0, ge=0, lt=2**31, description="fixes batches and proposals")
     source: str = Field(
         built_in().source, description="the file that the policy edits, or the folder that holds several of them"
     )

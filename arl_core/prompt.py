@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from arl_core.records import one_line
+from frozen_env.constants import constant_statements
 from frozen_env.contract import Direction, Status
 from frozen_env.description import built_in
 from frozen_env.files import is_marked
@@ -207,13 +208,14 @@ class _Piece:
 
 
 def _pieces(source: str) -> list[_Piece]:
-    """Cut a source at its top-level definitions; runs of UPPERCASE assignments are the constants block."""
+    """Cut a source at its top-level definitions; runs of assignments to its constants are the constants block."""
     try:
-        body = ast.parse(source).body
+        module = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     lines = source.splitlines(keepends=True)
-    kinds = [_is_constant(node) for node in body]
+    body, constants = module.body, {id(one) for one in constant_statements(module)}
+    kinds = [id(node) in constants for node in body]
     starts = [0]
     for i in range(1, len(body)):
         both_constants = kinds[i] and kinds[i - 1]
@@ -247,11 +249,6 @@ def _first_line(node: ast.stmt) -> int:
 
 def _is_definition(node: ast.stmt) -> bool:
     return isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef | ast.If)
-
-
-def _is_constant(node: ast.stmt) -> bool:
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return bool(targets) and all(isinstance(t, ast.Name) and t.id.isupper() for t in targets)
 
 
 def _cut_lines(text: str, count_tokens: CountTokens, room: int) -> str:

@@ -30,7 +30,7 @@ from arl_core.errors import PolicyError
 from arl_core.policy.names import names_at
 from arl_core.policy.python_lines import HEADERS, INDENT, replace_grammar
 from arl_core.policy.rollout import EditBlock
-from arl_core.policy.searchable import Run, comments_of, constants_of, searchable_runs, wholes_of
+from arl_core.policy.searchable import Run, comments_of, constants_of, plain_constants, searchable_runs, wholes_of
 from arl_core.policy.settings import PolicySettings
 
 OPEN, MIDDLE, CLOSE = "<<<<<<< SEARCH\n", "=======", ">>>>>>> REPLACE"
@@ -240,7 +240,7 @@ class EditDecoder:
                 run.depth,
                 run.header,
                 comments=comments_of(run.text),
-                constants=constants_of(run.text),
+                constants=constants_of(run.text, () if run.depth else plain_constants(self.source)),
                 wholes=wholes_of(run.text),
                 in_function=run.in_function,
                 in_loop=run.in_loop,

@@ -11,10 +11,12 @@ import ast
 import io
 import textwrap
 import tokenize
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from arl_core.edit import read_constants
 from arl_core.policy.python_lines import HEADERS, INDENT
+from frozen_env.constants import constant_statements
 from frozen_env.files import is_marked
 
 CONTINUES = {"elif", "else", "except", "finally", "case"}  # they belong to a statement above
@@ -135,8 +137,11 @@ def _occurrences(source: str, text: str) -> int:
     return count
 
 
-def constants_of(text: str) -> tuple[str, ...]:
-    """Return the names that these lines assign if they do nothing else: NAME = value, one a line, UPPERCASE. Else ()."""
+def constants_of(text: str, plain: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the names that these lines assign if they do nothing else: NAME = value, one a line. Else ().
+
+    NAME is UPPERCASE, or one of `plain`: the settings of a script that has lowercase ones.
+    """
     try:
         body = ast.parse(textwrap.dedent(text)).body
     except SyntaxError:
@@ -146,7 +151,17 @@ def constants_of(text: str) -> tuple[str, ...]:
         for node in body
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
     ]
-    return tuple(names) if len(names) == len(body) and all(name.isupper() for name in names) else ()
+    return tuple(names) if len(names) == len(body) and all(name.isupper() or name in plain for name in names) else ()
+
+
+def plain_constants(source: str) -> frozenset[str]:
+    """Return the lowercase settings of a script that has no UPPERCASE ones; none where it has or does not parse."""
+    try:
+        found = constant_statements(ast.parse(source))
+    except SyntaxError:
+        return frozenset()
+    targets = (one.targets[0] if isinstance(one, ast.Assign) else one.target for one in found)
+    return frozenset(one.id for one in targets if isinstance(one, ast.Name) and not one.id.isupper())
 
 
 def wholes_of(text: str) -> frozenset[str]:

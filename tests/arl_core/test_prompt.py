@@ -99,6 +99,14 @@ def test_an_excerpt_shows_the_constants_and_in_time_every_definition():
     assert seen == {"def norm", "class GPT", "def train"}
 
 
+def test_an_excerpt_of_a_script_with_lowercase_settings_shows_those():
+    source = "import math\n\nn_layer = 2\nlearning_rate = 3e-3\n" + "".join(
+        f"\n\ndef part_{i}():\n    return {i}\n" for i in range(8)
+    )
+    for index in range(4):
+        assert "n_layer = 2\nlearning_rate = 3e-3" in excerpt(source, words, 24, index)
+
+
 def test_a_source_that_does_not_parse_is_cut_at_a_line():
     assert excerpt("def broken(:\n    pass\n" * 50, words, 6, 0) == "def broken(:\n    pass\ndef broken(:\n    pass\n"
 

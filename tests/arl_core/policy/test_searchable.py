@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from arl_core.policy.policy import Policy
-from arl_core.policy.searchable import constants_of, searchable_runs, wholes_of
+from arl_core.policy.searchable import constants_of, plain_constants, searchable_runs, wholes_of
 from tests.arl_core.policy.conftest import PROMPT, SOURCE
 
 
@@ -96,6 +96,20 @@ def test_a_constant_that_is_edited_keeps_its_name_whatever_the_weights_say(load:
         for block in rollout.blocks:
             assert constants_of(block.replace) == constants_of(block.search)
             assert wholes_of(block.replace) >= wholes_of(block.search)
+
+
+def test_a_script_with_lowercase_settings_keeps_their_names_too(load: Callable[..., Policy]) -> None:
+    source = "n_layer = 2\nlearning_rate = 3e-3\nstep = open\n"
+    assert plain_constants(source) == {"n_layer", "learning_rate"}
+    assert plain_constants("DEPTH = 1\nleft = 2\n") == frozenset()
+    settings, edited = plain_constants(source), 0
+    for rollout in load(max_new_tokens=320).propose_many([PROMPT] * 12, [source] * 12, range(12)):
+        for block in rollout.blocks:
+            if names := constants_of(block.search, settings):
+                edited += 1
+                assert constants_of(block.replace, settings) == names
+                assert wholes_of(block.replace) >= wholes_of(block.search)
+    assert edited
 
 
 def test_whole_numbers_are_told_from_other_values() -> None:

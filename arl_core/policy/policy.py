@@ -74,17 +74,21 @@ class Policy:
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def encode(self, prompt: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return the token ids of a prompt, [P] with P ≤ prompt_tokens; a longer prompt loses its middle."""
-        if self.settings.chat:
-            message = [{"role": "user", "content": prompt}]
-            prompt = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        ids = np.array(self.tokenizer(prompt, add_special_tokens=False)["input_ids"], dtype=np.int64)
-        if len(ids) == 0:
+        """Return the token ids of a prompt, [P]. P ≤ prompt_tokens, and the chat template's own; a longer one loses its middle."""
+        if not prompt:
             raise PolicyError("the prompt is empty; build it with arl_core.prompt")
         limit = self.settings.prompt_tokens
+        if self.settings.chat:
+            limit += self.count_tokens(self._as_message(""))  # prompts are fitted without it
+            prompt = self._as_message(prompt)
+        ids = np.array(self.tokenizer(prompt, add_special_tokens=False)["input_ids"], dtype=np.int64)
         if len(ids) > limit:
             ids = np.concatenate([ids[: limit // 2], ids[len(ids) - (limit - limit // 2) :]])
         return ids
+
+    def _as_message(self, text: str) -> str:
+        message = [{"role": "user", "content": text}]
+        return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
     def propose(self, prompt: str, source: str, seed: int, choose: Choose = in_order) -> Rollout:
         """Return one edit of `source`. Raises PolicyError when the source offers nothing to edit."""

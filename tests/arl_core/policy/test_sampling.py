@@ -107,6 +107,20 @@ def test_a_long_prompt_loses_its_middle(load: Callable[..., Policy]) -> None:
     assert policy.tokenizer.decode(ids).endswith("end")
 
 
+def test_a_chat_template_costs_the_prompt_nothing(load: Callable[..., Policy], monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load(prompt_tokens=64, chat=True)
+
+    def template(message: list[dict[str, str]], **_: object) -> str:
+        return f"<user>{message[0]['content']}<answer>"
+
+    monkeypatch.setattr(policy.tokenizer, "apply_chat_template", template)
+    words = "LEARNING_RATE\n" * 64
+    while policy.count_tokens(words) > 64:
+        words = words[:-1]
+    assert policy.tokenizer.decode(policy.encode(words)) == f"<user>{words}<answer>"
+    assert len(policy.encode(words * 2)) == 64 + policy.count_tokens("<user><answer>")
+
+
 def test_free_text_is_bounded_too(load: Callable[..., Policy]) -> None:
     rollout = load(replace="text", max_replace_lines=2, max_new_tokens=400).propose(PROMPT, SOURCE, seed=1)
     assert all(block.replace.count("\n") <= 2 for block in rollout.blocks)

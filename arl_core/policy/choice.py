@@ -10,7 +10,7 @@ import numpy as np
 from arl_core.memory import Memory
 from arl_core.policy.critic import Critic
 from arl_core.policy.rollout import Rollout
-from arl_core.records import Campaign, Experiment
+from arl_core.records import Campaign, Experiment, source_hash
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Chooser:
 
         Edits that make no new program come last, when nothing else was sampled. The pool is no smaller than `seeds`.
         """
-        places: dict[str, int] = {}
+        programs: dict[str, tuple[int, str]] = {}  # by the hash that novelty is judged by: spelling makes no program
         for place, rollout in enumerate(pool):
             if program := self.program_of(rollout):
-                places.setdefault(program, place)
-        new = list(places.values())
+                programs.setdefault(source_hash(program), (place, program))
+        new = [place for place, _ in programs.values()]
         chosen: list[int] = []
         for seed in seeds[: len(new)]:
-            loss_C = self.critic.draw(list(places), seed)
+            loss_C = self.critic.draw([program for _, program in programs.values()], seed)
             loss_C[[new.index(place) for place in chosen]] = np.inf
             chosen.append(new[int(np.argmin(loss_C))])
         rest = [place for place in range(len(pool)) if place not in chosen]

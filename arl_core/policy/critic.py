@@ -1,9 +1,10 @@
 """The critic: what would come of a program like this one? It says which of several sampled edits is worth an experiment.
 
 A Gaussian process over programs, fitted to the campaign's own experiments and to nothing else. Two programs are alike when
-their constants are near one another, each on its natural scale, and when few of their other lines differ. A few hundred
-results are far too few for a policy gradient to learn which constants matter and where to; this model learns it from them.
-The choice by a draw from the posterior (Thompson sampling) tries what may be good, not only what is known to be.
+their constants are near one another, each on its natural scale, and when few of their other lines differ: a line
+counts with the function or class that it stands in, each copy of it by itself. A few hundred results are far too few for a
+policy gradient to learn which constants matter and where to; this model learns it from them. The choice by a draw from the
+posterior (Thompson sampling) tries what may be good, not only what is known to be.
 
 Legend of shapes: N known programs, C candidates, P numeric constants, W different other lines.
 
@@ -14,7 +15,9 @@ Source: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning: eq
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -39,6 +42,7 @@ LENGTH_SPREAD = 2.2  # prior standard deviation of a log length
 NOISE_BOUNDS = (1e-4, 1.0)  # noise variance over signal variance
 JITTER = 1e-8
 SHARE_UNIT = 1 / 3  # a share (0 to 1) counts three times, as a factor of e³ does
+FAR = 1e6  # a value that lies further out is a word: squares of distances would lose their digits, or overflow
 NEAR_ZERO = 0.1  # below this part of the first program's value a constant is measured linearly, above in logs
 
 
@@ -112,42 +116,76 @@ class _Reader:
     """Reads programs as points, seen from the first one: its numeric constants are the axes."""
 
     def __init__(self, first: str) -> None:
-        self._start = {
-            name: float(value)
-            for name, value in read_constants(first).items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        }
+        numbers = {name: _number(value) for name, value in read_constants(first).items()}
+        self._start = {name: number for name, number in numbers.items() if number is not None}
 
     def read(self, program: str) -> _Read:
         constants = read_constants(program)
         numbers, words = [], set(_other_lines(program, set(constants)))
         for name, start in self._start.items():
             value = constants.pop(name, None)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                words.add(f"{name} = {value!r}")
-                value = start
-            numbers.append(_on_scale(name, float(value), start))
+            number = _number(value)
+            point = None if number is None else _on_scale(name, number, start)
+            if point is None or abs(point) > FAR:
+                words.add(f"{name} = {_spelled(value)}")
+                point = _on_scale(name, start, start)
+            numbers.append(point)
         for name, value in constants.items():
             letters = enumerate(value) if isinstance(value, str) else [(0, value)]
-            words |= {f"{name}[{place}] = {letter!r}" for place, letter in letters}
+            words |= {f"{name}[{place}] = {_spelled(letter)}" for place, letter in letters}
         return numbers, frozenset(words)
 
 
+def _number(value: object) -> float | None:
+    """Return a value as a finite float; None for what is none, as text, booleans, 1e999 and 524288 ** 64 are."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _spelled(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a huge integer"
+
+
 def _on_scale(name: str, value: float, start: float) -> float:
+    """Return a constant's place on its axis; infinite where the scale overflows."""
     if start == 0 or (SHARES.search(name) and 0 < start <= 1):
         return value / SHARE_UNIT
     return float(np.arcsinh(value / (NEAR_ZERO * abs(start))))
 
 
-def _other_lines(program: str, constants: set[str]) -> list[str]:
-    """The program's normalised lines without comments and without the constants that can be read."""
+def _other_lines(program: str, constants: set[str]) -> Iterator[str]:
+    """Every normalised line, without comments and without the constants that can be read, as one word: where it stands, what
+    it says, and which of its kind it is there."""
     try:
         module = parse_quietly(program)
-    except SyntaxError:
-        return program.splitlines()
-    statements = {id(one) for one in constant_statements(module) if _target(one) in constants}
-    module.body = [one for one in module.body if id(one) not in statements]
-    return ast.unparse(module).splitlines()
+        statements = {id(one) for one in constant_statements(module) if _target(one) in constants}
+        lines = list(_scoped([one for one in module.body if id(one) not in statements], ""))
+    except (SyntaxError, ValueError, RecursionError):  # ValueError: a huge integer, as in _spelled
+        lines = [("", line) for line in program.splitlines()]
+    copies: Counter[tuple[str, str]] = Counter()
+    for scope, line in lines:
+        copies[scope, line] += 1
+        yield f"{scope}: {line} #{copies[scope, line]}"
+
+
+def _scoped(body: list[ast.stmt], scope: str) -> Iterator[tuple[str, str]]:
+    """Every line with the dotted name of the function or class that it stands in. Takes the statements apart."""
+    for statement in body:
+        here, inner = scope, list[ast.stmt]()
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            here = f"{scope}.{statement.name}"
+            inner, statement.body = statement.body, []
+        for line in ast.unparse(statement).splitlines():
+            yield here, line
+        yield from _scoped(inner, here)
 
 
 def _target(statement: ast.Assign | ast.AnnAssign) -> str:

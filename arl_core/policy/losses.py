@@ -50,11 +50,16 @@ def policy_loss(
         metrics = {
             "policy_loss": loss.item(),
             "old_approx_kl": (-logratio_N).mean().item(),
-            "approx_kl": ((ratio_N - 1) - logratio_N).mean().item(),
+            "approx_kl": approx_kl(logratio_N),
             "clipfrac": ((ratio_N - 1).abs() > clip).float().mean().item(),
             "ratio_max": ratio_N.max().item(),
         }
     return loss, metrics
+
+
+def approx_kl(logratio_N: Tensor) -> float:
+    """Return the mean of (ratio − 1) − logratio, nats per token: k3 of [K], never negative. NaN for an empty tensor."""
+    return float((logratio_N.exp() - 1 - logratio_N).mean())
 
 
 def value_loss(values_N: Tensor, returns_N: Tensor) -> tuple[Tensor, Metrics]:

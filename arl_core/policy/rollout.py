@@ -81,11 +81,6 @@ class Rollout:
         """Whether no edit is proposed: the incumbent is to run once more, as a control of luck."""
         return bool(self.notes.get("again"))
 
-    @property
-    def entropy_proxy(self) -> float:
-        """Return the mean negative log-probability of the free tokens, nats; 0 for an edit without a decision."""
-        return float(-self.logprobs_T[self.free_T].mean()) if self.free_T.any() else 0.0
-
     def to_bytes(self) -> bytes:
         """Return the rollout as one npz archive (no pickle): arrays, and the rest as JSON."""
         meta = {

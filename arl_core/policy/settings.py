@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+GONE = ("top_p",)  # stored as 1.0 by campaigns until November 2026
 
 
 class PolicySettings(BaseModel):
@@ -27,7 +29,9 @@ class PolicySettings(BaseModel):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the policy runs; auto takes a GPU if any")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="type of the frozen base; the adapter, the head and the losses are always float32"
+        "auto",
+        description="type of the frozen base; auto: bfloat16 on a GPU and on a CPU with instructions for it, else float32. The "
+        "adapter, the head and the losses are always float32",
     )
     quantise: Literal["none", "8bit", "4bit"] = Field(
         "none", description="load the frozen base quantised; needs a GPU and bitsandbytes"
@@ -67,7 +71,6 @@ class PolicySettings(BaseModel):
     search_temperature: float = Field(
         1.0, gt=0, le=2, description="sampling temperature of what SEARCH chooses, and of whether another block follows"
     )
-    top_p: float = Field(1.0, ge=1, le=1, description="nucleus sampling is off: PPO needs the true distribution")
 
     choices: int = Field(
         1, ge=1, le=64, description="edits sampled for each experiment; the critic says which one is run (1: no critic)"
@@ -85,7 +88,9 @@ class PolicySettings(BaseModel):
     value_coef: float = Field(0.5, ge=0, description="weight of the value loss")
     entropy_coef: float = Field(0.01, ge=0, description="weight of the entropy bonus (under the sampling masks)")
     kl_coef: float = Field(0.02, ge=0, description="weight of KL(policy || warm start) under the sampling masks")
-    target_kl: float = Field(0.03, gt=0, description="an epoch whose approx_kl exceeds this ends the update")
+    target_kl: float = Field(
+        0.03, gt=0, description="an update ends once it has moved the policy further, nats per token"
+    )
     max_grad_norm: float = Field(0.5, gt=0, description="gradient norm limit, adapter and value head apart")
     gamma: float = Field(1.0, gt=0, le=1, description="discount per decision; 1: an edit is one act")
     gae_lambda: float = Field(
@@ -96,6 +101,12 @@ class PolicySettings(BaseModel):
     prompt_grad: bool = Field(
         False, description="send gradients through the prompt's keys and values too (3 to 6 times dearer on CPU)"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forget(cls, data: Any) -> Any:
+        """Let campaigns go on that were begun with settings which had one value only and are gone."""
+        return {name: value for name, value in data.items() if name not in GONE} if isinstance(data, dict) else data
 
     @property
     def learns(self) -> bool:

@@ -167,6 +167,30 @@ def test_a_source_tried_before_is_found_whatever_its_spelling(memory: Memory) ->
     assert memory.seen("no digest at all") is None
 
 
+@pytest.mark.parametrize("direction", ["lower", "higher"])
+def test_a_critic_sees_the_first_program_the_latest_and_the_best_measured(tmp_path: Path, direction: str) -> None:
+    sign = 1 if direction == "lower" else -1
+    memory = Memory(tmp_path / "memory.duckdb")
+    memory.create_campaign(campaign(direction=direction))
+    for index in range(12):
+        hashed = {"source": f"A = {index}", "source_hash": source_hash(f"A = {index}"), "direction": direction}
+        told: dict[int, dict[str, object]] = {
+            2: {"value": sign * 0.1},
+            3: {"value": float("nan")},
+            4: {"value": sign * 0.3, "confirmed_value": sign * 0.05},
+            5: {"estimate": sign * 0.01, "status": Status.STOPPED_EARLY},
+            6: {"value": sign * 0.2},
+            7: {"value": sign * 0.01, "status": Status.DUPLICATE},
+        }
+        known = told.get(index, {"value": sign * (1.0 + index)})
+        memory.commit_iteration(experiment(index, **(hashed | known)), State())  # type: ignore[arg-type]
+    memory.commit_iteration(experiment(12, status=Status.REJECTED), State())  # an edit that made no program
+    found = memory.programs("c", 3, best=2)
+    assert [one.index for one in found] == [0, 2, 4, 9, 10, 11]
+    assert [one.source for one in found] == [f"A = {one.index}" for one in found]
+    assert [one.index for one in memory.programs("c", 100)] == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11]
+
+
 def test_curves_and_completed_runs_of_one_environment(memory: Memory) -> None:
     curve = (Report(1, 0.1, 0.1, 4.0, 1e-3), Report(2, 0.2, 1.0, 3.0, 0.0))
     memory.create_campaign(campaign("d"))

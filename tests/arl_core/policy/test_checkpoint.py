@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from arl_core.errors import PolicyError
 from arl_core.policy.policy import Policy
-from tests.arl_core.policy.conftest import PROMPT, SOURCE
+from arl_core.policy.settings import PolicySettings
+from tests.arl_core.policy.conftest import PROMPT, SOURCE, tiny
 
 Load = Callable[..., Policy]
 REWARDS = [1.0, -0.6, 0.2]
@@ -103,3 +105,11 @@ def test_moving_away_and_back_changes_nothing(load: Load) -> None:
     policy.to_cpu()
     policy.to_device()
     assert all(torch.equal(before[name], p) for name, p in weights(policy).items())
+
+
+def test_settings_of_a_campaign_that_was_begun_with_one_that_is_gone_are_read() -> None:
+    """`top_p` could only be 1; stored campaigns say so, and must go on."""
+    stored = tiny().model_dump(mode="json") | {"top_p": 1.0}
+    assert PolicySettings.model_validate(stored) == tiny()
+    with pytest.raises(ValidationError, match="nonsense"):
+        PolicySettings.model_validate(stored | {"nonsense": 1})

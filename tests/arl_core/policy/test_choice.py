@@ -48,6 +48,13 @@ def test_two_edits_that_make_one_program_count_as_one() -> None:
     assert chooser("b", "a")(pool("a", "b", "B"), [0, 1]) == [1, 0]
 
 
+def test_another_spelling_is_the_same_program() -> None:
+    """Novelty goes by the normalised source, so the second of the two would be refused as a duplicate."""
+    first, spelled, other = "LR = 0.04\n", "LR = 0.040  # peak\n", "LR = 0.05\n"
+    choose = Chooser(lambda rollout: rollout.completion, Likes(first, spelled, other))  # type: ignore[arg-type]
+    assert choose(pool(first, spelled, other), [0, 1]) == [0, 2]
+
+
 def test_edits_that_make_no_new_program_come_last_and_the_same_words_last_of_all() -> None:
     assert chooser("a")(pool("x!", "a", "a", "y!"), [0, 1, 2]) == [1, 0, 3]
 

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
-from arl_core.policy.critic import LEAST, Critic
+from arl_core.policy.critic import LEAST, Critic, _Reader
 
 PROGRAM = """DEPTH = {depth}  # blocks
 LR = {lr}
@@ -132,6 +132,57 @@ def test_it_reads_programs_that_lost_a_constant_or_do_not_parse(odd: str) -> Non
     mean, covariance = taught().predict([odd, program()])
     assert np.isfinite(mean).all()
     assert covariance[0, 0] > covariance[1, 1]
+
+
+@pytest.mark.parametrize("value", ["524288 ** 64", "1e999", "-1e999", "1e999 - 1e999", "1e300", "0x" + "f" * 4000])
+@pytest.mark.parametrize("name", ["LR", "WARMUP_RATIO", "DEPTH"])
+def test_a_constant_that_is_no_sensible_number_is_another_word(name: str, value: str) -> None:
+    lines = [f"{name} = {value}" if line.startswith(name) else line for line in program().splitlines()]
+    critic = taught()
+    mean, covariance = critic.predict(["\n".join(lines), program()])
+    assert np.isfinite(mean).all()
+    assert np.isfinite(covariance).all()
+    assert covariance[0, 0] > covariance[1, 1]
+
+
+@pytest.mark.parametrize("value", ["524288 ** 64", "1e999"])
+def test_it_starts_from_programs_with_such_a_constant_too(value: str) -> None:
+    settings = drawn(30)
+    texts = [program(**one) + f"LIMIT = {value}\n" for one in settings]
+    mean, _ = Critic(texts, [truth(one) for one in settings], 0.01).predict([texts[0], program()])
+    assert np.isfinite(mean).all()
+
+
+TWICE = """class A:
+    def f(self):
+        x = 1
+        x = 1
+
+    def g(self):
+        y = 2
+"""
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        TWICE.replace("        x = 1\n        x = 1\n", "        x = 1\n"),
+        TWICE.replace("        x = 1\n", "        x = 1\n        x = 1\n", 1),
+        TWICE.replace("        x = 1\n", "", 1).replace("y = 2", "y = 2\n        x = 1"),
+        TWICE.replace("class A", "class B"),
+    ],
+    ids=["one of two copies deleted", "copied once more", "moved to another function", "in another class"],
+)
+def test_every_copy_of_a_line_counts_in_its_place(other: str) -> None:
+    reader = _Reader(program())
+    words, changed = reader.read(program() + TWICE)[1], reader.read(program() + other)[1]
+    assert words != changed
+    assert reader.read(program() + TWICE + "# a comment\n")[1] == words
+
+
+def test_a_changed_line_is_one_word_out_and_one_in() -> None:
+    reader = _Reader(program())
+    assert len(reader.read(program() + TWICE)[1] ^ reader.read(program() + TWICE.replace("y = 2", "y = 3"))[1]) == 2
 
 
 def test_with_too_few_results_it_has_no_opinion() -> None:

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from arl_core.policy import ppo
+from arl_core.policy.checkpoint import optimizer_tensors
+from arl_core.policy.losses import policy_loss
 from arl_core.policy.policy import Policy
 from arl_core.policy.ppo import ENTROPY_FLOOR, ENTROPY_START_UPDATES, Statistics
 from arl_core.policy.rollout import UNKNOWN_VERSION, Rollout
@@ -84,7 +87,51 @@ def test_an_update_stops_at_the_target_kl(load: Load) -> None:
     policy = load(learning_rate=5e-2, target_kl=1e-3, epochs=8)
     metrics = policy.update(edits(policy), [1.0, -1.0, 0.5, 0.0])
     assert metrics["epochs_done"] < 8
-    assert metrics["approx_kl"] > 1e-3
+    assert metrics["update_kl"] > 1e-3
+    assert metrics["approx_kl"] == pytest.approx(metrics["update_kl"], abs=1e-6), "all were sampled by these weights"
+
+
+def test_the_age_of_an_edit_does_not_end_an_update_before_its_first_step(load: Load) -> None:
+    """Their ratios are beyond target_kl from the start, but not beyond reuse_kl: they teach until the update has moved."""
+    policy = load(learning_rate=5e-2, target_kl=100.0, reuse_kl=100.0)
+    stale = edits(policy)
+    learned_since(policy, 2)
+    policy.settings = policy.settings.model_copy(update={"target_kl": 1e-3, "epochs": 8})
+    metrics = policy.update(stale, [1.0, -1.0, 0.5, 0.0])
+    assert metrics["stale_kl"] > 1e-3
+    assert 1 <= metrics["epochs_done"] < 8
+    assert metrics["update_kl"] > 1e-3
+    alone = load(learning_rate=5e-2, target_kl=100.0, reuse_kl=100.0, epochs=1)
+    assert alone.update(edits(alone), [1.0, -1.0, 0.5, 0.0])["update_kl"] == 0.0
+
+
+def test_an_update_that_fails_in_a_later_epoch_changes_nothing(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load(epochs=3)
+    learned_since(policy, 1)
+    rollouts = edits(policy)
+    names = {id(parameter): name for name, parameter in policy._parameters.items()}
+
+    def kept() -> dict[str, torch.Tensor]:
+        state = optimizer_tensors(policy.optimizer, names)
+        return {name: t.detach().clone() for name, t in {**policy._parameters, **state}.items()}
+
+    before, version, calls = kept(), policy.statistics.version, 0
+
+    def broken(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        loss, metrics = policy_loss(*arguments)  # type: ignore[arg-type]
+        return (loss, metrics) if calls <= len(rollouts) else (loss * float("nan"), metrics)
+
+    monkeypatch.setattr(ppo, "policy_loss", broken)
+    metrics = policy.update(rollouts, [1.0, -1.0, 0.5, 0.0])
+    assert calls == 2 * len(rollouts), "the first epoch took its step"
+    assert (metrics["skipped"], metrics["epochs_done"], policy.statistics.version) == (1.0, 0.0, version)
+    after = kept()
+    assert set(after) == set(before)
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+    monkeypatch.undo()
+    assert policy.update(rollouts, [1.0, -1.0, 0.5, 0.0])["epochs_done"] == 3
 
 
 def test_the_value_head_learns_the_outcome(load: Load) -> None:

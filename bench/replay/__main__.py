@@ -3,9 +3,10 @@
 python -m bench.replay --trials TRIALS.parquet --arms random,local,tpe,cmaes,greedy,rl --seeds 5 --hours 24 --json
   -> {"arms": {ARM: {"best_8h": [per seed], "best_24h": [per seed], "experiments": [...]}}, "paired": {...}, "surrogate": {...}}
 
-best_Xh is val_bpb without noise of the incumbent, which was chosen under noise. Numeric arms take seconds a seed, the
-language-model arms (greedy, rl; ppo and critic take rl apart) minutes; both resume: a finished arm and seed is read from
---results, an unfinished one goes on from its memory in --work.
+best_Xh is val_bpb without noise of the incumbent, which was chosen under noise. `experiments` are those that began within
+--hours; a last one that ended later changes no best. Numeric arms take seconds a seed, the language-model arms (greedy, rl;
+ppo and critic take rl apart) minutes; both resume: a finished arm and seed is read from --results, an unfinished one goes on
+from its memory in --work, which is refused when it was made with other settings.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from frozen_env.contract import ResearchError, Status
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGE = ("greedy", "rl", "ppo", "critic")
 MARKS_H = (8, 24, 168)
+# What entries mean that were recorded before their trials were a part of the key: nanochat_300s_trials.parquet.
+BEFORE = {"trials": "d121c6b9d213fa612fe09a82775f8bf1727da6712e265b4215d8fcf6e224d815"}
 Trace = list[tuple[float, float]]  # (hours, true val_bpb of the incumbent), one entry per new incumbent
 
 
@@ -89,15 +92,15 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
 def _entry(arm: str, seed: int, surrogate: Surrogate, options: argparse.Namespace) -> dict[str, Any]:
     """Return the finished result of one arm and seed: from the results file, or by running it."""
     settings = {"edits_per_round": options.edits_per_round, "set": sorted(options.set)} if arm in LANGUAGE else {}
-    key = {"arm": arm, "seed": seed, "hours": options.hours, "settings": settings}
+    key = {"arm": arm, "seed": seed, "hours": options.hours, "settings": settings, "trials": surrogate.digest}
     found: list[dict[str, Any]] = json.loads(options.results.read_text()) if options.results.is_file() else []
     for entry in found:
-        if {name: entry[name] for name in key} == key:
-            return entry
+        if {name: (BEFORE | entry)[name] for name in key} == key:
+            return in_time(entry)
     trace, counts = (
         _run_language(arm, seed, surrogate, options) if settings else _run_numeric(arm, seed, surrogate, options)
     )
-    entry = {**key, **_marks(trace, options.hours), **counts, "trace": trace}
+    entry = in_time({**key, **counts, "trace": trace})
     # Another process may have appended meanwhile: read again, write beside, rename.
     found = json.loads(options.results.read_text()) if options.results.is_file() else []
     options.results.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +108,7 @@ def _entry(arm: str, seed: int, surrogate: Surrogate, options: argparse.Namespac
     partial.write_text("[\n" + ",\n".join(json.dumps(one) for one in [*found, entry]) + "\n]\n")
     partial.replace(options.results)
     if not options.json:
-        print(f"{arm} seed {seed}: {entry['experiments']} experiments, best {trace[-1][1]:.4f}", flush=True)
+        print(f"{arm} seed {seed}: {entry['experiments']} experiments, best {entry['best']:.4f}", flush=True)
     return entry
 
 
@@ -163,12 +166,20 @@ def trace_of(experiments: list[Experiment], surrogate: Surrogate) -> Trace:
     return trace
 
 
-def _marks(trace: Trace, hours: float) -> dict[str, float | None]:
-    def at(mark_h: float) -> float | None:
-        until = [value for when, value in trace if when <= mark_h + 0.01]
-        return until[-1] if until and mark_h <= hours else None
+def in_time(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry with its trace cut at its hours and the marks read from that: a last trial may end later."""
+    hours = entry["hours"]
+    trace = [(when, value) for when, value in entry["trace"] if when <= hours]
+    if not trace:
+        raise ValueError(
+            f"{entry['arm']} seed {entry['seed']}: no trial ended well within {hours:g} h; give more --hours"
+        )
 
-    return {f"best_{mark}h": at(mark) for mark in MARKS_H if mark <= hours} | {"best": trace[-1][1]}
+    def at(mark_h: float) -> float | None:
+        return next((value for when, value in reversed(trace) if when <= mark_h), None)
+
+    marks = {f"best_{mark}h": at(mark) for mark in MARKS_H if mark <= hours} | {"best": at(hours)}
+    return {**entry, **marks, "trace": trace}
 
 
 def _columns(entries: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -177,7 +188,7 @@ def _columns(entries: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def paired(entries: list[dict[str, Any]], arms: list[str]) -> dict[str, dict[str, Any]]:
-    """Return mean and standard error over seeds of rl minus each other arm at the end; negative: rl is better."""
+    """Return mean and standard error over seeds of rl minus each other arm at their hours' end; negative: rl is better."""
     final = {(entry["arm"], entry["seed"]): entry["best"] for entry in entries}
     result = {}
     for arm in arms:

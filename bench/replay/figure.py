@@ -18,7 +18,7 @@ COLOURS = {
 
 
 def draw(entries: list[dict[str, Any]], path: Path) -> None:
-    """Write a PNG. Entries are those of the results file; each arm needs at least one."""
+    """Write a PNG. Entries are those of the results file, cut at their hours; each arm needs at least one."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")

@@ -3,9 +3,9 @@
 `greedy` leaves the policy as the warm start made it and runs whatever it samples. `rl` is the whole system: PPO updates the
 policy, and the critic, fitted on the arm's own results, chooses which of its samples are run. `ppo` and `critic` have one of
 the two each, to see which does what. Values outside the recorded ranges, which the numeric arms never draw, are known to be
-refused before a choice is made. A round proposes several edits of the incumbent under
-one prompt, takes their answers one by one, and promotes what looks better than the incumbent of that moment. Everything is
-committed experiment by experiment, so an arm that was killed goes on where it stood.
+refused before a choice is made. A round proposes several edits of the incumbent under one prompt, takes their answers one by
+one, and promotes what looks better than the incumbent of that moment. Everything is committed experiment by experiment, what
+is left of the round included, so an arm that was killed goes on where it stood and ends as if it had not been.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ import numpy as np
 
 from arl_core.config import CampaignConfig, load_config
 from arl_core.edit import read_constants
+from arl_core.errors import ConfigError
 from arl_core.memory import Memory
 from arl_core.outcome import settle
-from arl_core.records import Campaign, Experiment, State, source_hash, utc_now
+from arl_core.records import Campaign, Experiment, source_hash, utc_now
+from bench.replay.progress import Progress
 from bench.replay.space import Setting
 from bench.replay.surrogate import Surrogate
-from flows.session import pack_rollouts, unpack_rollouts
 from frozen_env.contract import Cause, Ending, RunResult, Score, Status
 from frozen_env.fetch import data_dir
 from tasks.patch import Patch, applied
 from tasks.prompt import make_prompt
 from tasks.propose import choosing
 from tasks.reward import make_reward
+from tasks.track_rows import flat
 
 ROOT = Path(__file__).resolve().parents[2]
 ARMS = {  # arm: does PPO update the policy, does the critic choose among policy.choices samples for each experiment
@@ -53,14 +55,16 @@ class LanguageArm:
     seed: int
     edits_per_round: int
     overrides: dict[str, Any]
-    checkpoint: list[str] | None = None  # name and digest of the policy that the last state names
     say: Callable[[str], None] = lambda _line: None
 
     def __post_init__(self) -> None:
         self.learn, self.choose = ARMS[self.name]
 
     def run(self, hours: float) -> list[Experiment]:
-        """Go on until the simulated hours are used and return all experiments, without their texts."""
+        """Go on until the simulated hours are used and return the experiments that began within them.
+
+        ConfigError when what stands in the folder was made with other settings, rounds or trials.
+        """
         from arl_core.policy.policy import Policy
 
         alone = {} if self.choose else {"policy.choices": 1}
@@ -69,53 +73,69 @@ class LanguageArm:
         with contextlib.closing(Memory(self.folder / "memory.duckdb")) as memory:
             campaign = self._campaign(memory, config)
             policy = Policy.load(config.policy, data_dir(), self.say)
-            pending, spent_s = self._resume(memory, campaign, policy)
-            while spent_s < hours * 3600:
-                pending, spent_s = self._round(memory, campaign, config, policy, pending, spent_s)
-            return memory.experiments(campaign.id)
+            progress = self._resume(memory, campaign, policy)
+            while progress.spent_s < hours * 3600:
+                if not progress.waiting:
+                    self._propose(memory, campaign, config, policy, progress)
+                self._take_next(memory, campaign, config, policy, progress)
+            return begun_within(hours, memory.experiments(campaign.id))
 
     def _campaign(self, memory: Memory, config: CampaignConfig) -> Campaign:
+        made_with = {
+            **config.to_json(),
+            "replay": {"edits_per_round": self.edits_per_round, "trials": self.surrogate.digest},
+        }
         if found := memory.campaigns():
-            return found[0]
-        campaign = Campaign(
-            id=f"replay-{self.name}-{self.seed}",
-            preset="replay",
-            config=config.to_json(),
-            environment_digest="replay",
-            seed=self.seed,
-            started_at=utc_now(),
-            problem="replay",
-        )
-        memory.create_campaign(campaign)
-        source = (ROOT / config.source).read_text(encoding="utf-8")
+            campaign = found[0]
+            self._refuse_other(campaign.config, made_with)
+        else:
+            campaign = Campaign(
+                id=f"replay-{self.name}-{self.seed}",
+                preset="replay",
+                config=made_with,
+                environment_digest="replay",
+                seed=self.seed,
+                started_at=utc_now(),
+                problem="replay",
+            )
+            memory.create_campaign(campaign)
+        if memory.state(campaign.id) is None:
+            self._commit_first(memory, campaign, (ROOT / config.source).read_text(encoding="utf-8"))
+        return campaign
+
+    def _commit_first(self, memory: Memory, campaign: Campaign, source: str) -> None:
+        """Answer the untouched target: experiment 0."""
         result = self._answer(read_constants(source), 0)
         outcome = settle(result, None, campaign.direction)
         first = self._experiment(campaign, 0, outcome, result.training_s, source=source, summary="the untouched target")
-        memory.commit_iteration(first, State(values={"spent_s": result.training_s}))
-        return campaign
+        memory.commit_iteration(first, Progress(spent_s=result.training_s).to_state())
 
-    def _resume(self, memory: Memory, campaign: Campaign, policy: Any) -> tuple[list[Any], float]:
+    def _refuse_other(self, found: dict[str, Any], asked: dict[str, Any]) -> None:
+        """Results of one configuration must not be taken for those of another."""
+        then, now = flat(found), flat(asked)
+        names = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+        if names:
+            changes = ", ".join(f"{name} ({then.get(name)} there, {now.get(name)} here)" for name in names[:3])
+            raise ConfigError(
+                f"{self.folder} holds a run made with other settings: {changes}{', …' if names[3:] else ''}; "
+                "name another folder with --work, or remove that one"
+            )
+
+    def _resume(self, memory: Memory, campaign: Campaign, policy: Any) -> Progress:
         state = memory.state(campaign.id)
         assert state is not None, "experiment 0 is committed with a state"
-        self.checkpoint = state.values.get("checkpoint")
-        if self.checkpoint:
-            name, digest = self.checkpoint
+        progress = Progress.from_state(state)
+        if progress.checkpoint:
+            name, digest = progress.checkpoint
             policy.restore(self.folder / "policy" / name, digest)
-        return unpack_rollouts(state.blob), float(state.values["spent_s"])
+        return progress
 
-    def _round(
-        self,
-        memory: Memory,
-        campaign: Campaign,
-        config: CampaignConfig,
-        policy: Any,
-        pending: list[Any],
-        spent_s: float,
-    ) -> tuple[list[Any], float]:
-        """Propose from one state, answer, commit each; update the policy when enough rewards wait."""
+    def _propose(
+        self, memory: Memory, campaign: Campaign, config: CampaignConfig, policy: Any, progress: Progress
+    ) -> None:
+        """Sample a round of edits of the incumbent under one prompt."""
         base = memory.incumbent(campaign.id)
         assert base is not None, "experiment 0 was kept"
-        assert base.value is not None
         first = memory.next_index(campaign.id)
         prompt = make_prompt.fn(memory, campaign, config, base, first, policy.count_tokens, ROOT)
         count = self.edits_per_round
@@ -124,51 +144,63 @@ class LanguageArm:
         choose = choosing(
             memory, campaign, config, base.source, allowed=lambda program: not space.refuses(read_constants(program))
         )
-        rollouts = policy.propose_many([prompt.text] * count, [base.source] * count, seeds, choose)
-        best = base.value
-        for index, rollout in enumerate(rollouts, start=first):
-            edit = applied(base.source, rollout, config.edit, memory, campaign.id, config.problem())
-            result = self._answer(read_constants(edit.source), index) if edit.runs else refused(edit)
-            outcome = settle(result, best, campaign.direction)
-            if edit.duplicate_of is not None:
-                outcome = type(outcome)(Status.DUPLICATE, Cause.NONE, edit.reason)
-            terms = make_reward.fn(outcome, base.value, campaign.direction, config.reward)
-            if outcome.status is Status.KEPT and outcome.value is not None:
-                best = outcome.value
-            pending = [*pending, (rollout, terms["reward"])]
-            spent_s += result.training_s
-            metrics: dict[str, float] = {}
-            if self.learn and len(pending) >= config.policy.batch_edits:
-                metrics = policy.update([one for one, _ in pending], [reward for _, reward in pending])
-                pending = []
-                self.checkpoint = self._save(policy, index)
-            experiment = self._experiment(
-                campaign,
-                index,
-                outcome,
-                result.training_s,
-                parent_index=base.index,
-                incumbent_value=base.value,
-                source=edit.source,
-                source_hash=source_hash(edit.source) if edit.source else "",
-                diff=edit.diff,
-                summary=edit.summary,
-                prompt=prompt.text if index == first else "",
-                completion=rollout.completion,
-                reward=terms["reward"],
-                reward_terms=terms,
-                extra={"update": metrics} if metrics else {},
-            )
-            pending = pending if self.learn else []
-            values = {"spent_s": spent_s, "checkpoint": self.checkpoint}
-            memory.commit_iteration(experiment, State(values=values, blob=pack_rollouts(pending)))
-        self.say(f"#{first + count - 1} {spent_s / 3600:.1f} h, best seen {best:.4f} {_short(metrics)}")
-        return pending, spent_s
+        progress.waiting = policy.propose_many([prompt.text] * count, [base.source] * count, seeds, choose)
+        progress.base_index = base.index
 
-    def _save(self, policy: Any, index: int) -> list[str]:
-        """Save the policy in one of three places in turn: the state names the last, the one before may still be named."""
-        name = f"step{index % 3}"
-        return [name, policy.save(self.folder / "policy" / name)]
+    def _take_next(
+        self, memory: Memory, campaign: Campaign, config: CampaignConfig, policy: Any, progress: Progress
+    ) -> None:
+        """Answer the round's next edit, update the policy when enough rewards wait, and commit."""
+        index = memory.next_index(campaign.id)
+        base, best = memory.experiment(campaign.id, progress.base_index), memory.incumbent(campaign.id)
+        assert base is not None
+        assert best is not None
+        first_of_round = len(progress.waiting) == self.edits_per_round
+        rollout, *progress.waiting = progress.waiting
+        edit = applied(base.source, rollout, config.edit, memory, campaign.id, config.problem())
+        result = self._answer(read_constants(edit.source), index) if edit.runs else refused(edit)
+        outcome = settle(result, best.value, campaign.direction)
+        if edit.duplicate_of is not None:
+            outcome = type(outcome)(Status.DUPLICATE, Cause.NONE, edit.reason)
+        terms = make_reward.fn(outcome, base.value, campaign.direction, config.reward)
+        progress.spent_s += result.training_s
+        metrics = self._learn(policy, progress, rollout, terms["reward"], config.policy.batch_edits)
+        experiment = self._experiment(
+            campaign,
+            index,
+            outcome,
+            result.training_s,
+            parent_index=base.index,
+            incumbent_value=base.value,
+            source=edit.source,
+            source_hash=source_hash(edit.source) if edit.source else "",
+            diff=edit.diff,
+            summary=edit.summary,
+            prompt=rollout.prompt if first_of_round else "",
+            completion=rollout.completion,
+            reward=terms["reward"],
+            reward_terms=terms,
+            extra={"update": metrics} if metrics else {},
+        )
+        memory.commit_iteration(experiment, progress.to_state())
+        if metrics or not progress.waiting:
+            seen = outcome.value if outcome.status is Status.KEPT else best.value
+            self.say(f"#{index} {progress.spent_s / 3600:.1f} h, best seen {seen:.4f} {_short(metrics)}")
+
+    def _learn(self, policy: Any, progress: Progress, rollout: Any, reward: float, batch: int) -> dict[str, float]:
+        """Keep a reward until there are enough for an update; return the update's metrics, {} when there was none."""
+        if not self.learn:
+            return {}
+        progress.pending.append((rollout, reward))
+        if len(progress.pending) < batch:
+            return {}
+        metrics: dict[str, float] = policy.update(*map(list, zip(*progress.pending, strict=True)))
+        progress.pending = []
+        progress.updates += 1
+        # One of three places in turn: the state that is committed names the one before until this one is committed too.
+        name = f"step{progress.updates % 3}"
+        progress.checkpoint = [name, policy.save(self.folder / "policy" / name)]
+        return metrics
 
     def _answer(self, setting: Setting, index: int) -> RunResult:
         """The judge instead of a run; its noise depends on the arm's seed and the experiment alone."""
@@ -195,6 +227,16 @@ class LanguageArm:
             seed=self.seed,
             **known,
         )
+
+
+def begun_within(hours: float, experiments: list[Experiment]) -> list[Experiment]:
+    """Return the experiments that began before the simulated hours were used."""
+    spent_s = 0.0
+    for count, one in enumerate(experiments):
+        if spent_s >= hours * 3600:
+            return experiments[:count]
+        spent_s += one.costs["simulated"]
+    return experiments
 
 
 def refused(edit: Patch) -> RunResult:

@@ -14,7 +14,7 @@ import numpy as np
 
 Setting = dict[str, Any]  # {constant: value}
 
-# Karpathy's untouched script, where every arm starts.
+# Karpathy's untouched script, where every arm but `random` starts.
 BASELINE: Setting = {
     "DEPTH": 8,
     "ASPECT_RATIO": 64,

@@ -6,6 +6,7 @@ trials left out, averaged, so that the answer is smoother than a single model's 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,7 @@ class Surrogate:
     """Fitted on the trials of one file. Deterministic: the same file gives the same judge."""
 
     def __init__(self, trials: Path) -> None:
+        self.digest = hashlib.sha256(trials.read_bytes()).hexdigest()
         names = list(KINDS)
         columns = ", ".join([*names, "method", "val_bpb", "success", "wall_s"])
         table = duckdb.sql(f"select {columns} from '{trials}' order by method, seed, trial").fetchnumpy()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -11,8 +13,11 @@ import pytest
 
 from arl_core.config import load_config
 from arl_core.edit import read_constants, write_constants
+from arl_core.errors import ConfigError
 from arl_core.memory import Memory
-from bench.replay.__main__ import main, trace_of
+from arl_core.records import Experiment, State
+from bench.replay import __main__ as replay
+from bench.replay.__main__ import in_time, main, paired, trace_of
 from bench.replay.arms import NUMERIC
 from bench.replay.language import ROOT, LanguageArm
 from bench.replay.space import BASELINE
@@ -142,6 +147,10 @@ def test_a_language_arm_runs_the_campaigns_own_parts_and_goes_on_where_it_was_ki
     assert len(whole) > 3
     assert any(e.extra.get("update") for e in whole)
     assert trace_of(whole, judge)[0][1] == judge.true_value(BASELINE)
+    short = arm(tmp_path / "cut").run(0.15)
+    assert len(short) < len(whole), "fewer hours are asked for than were run"
+    assert [e.completion for e in short] == [e.completion for e in whole[: len(short)]]
+    assert sum(e.costs["simulated"] for e in short[:-1]) < 0.15 * 3600 <= sum(e.costs["simulated"] for e in short)
     assert {e.status for e in whole} <= {
         Status.KEPT,
         Status.DISCARDED,
@@ -149,6 +158,108 @@ def test_a_language_arm_runs_the_campaigns_own_parts_and_goes_on_where_it_was_ki
         Status.REJECTED,
         Status.DUPLICATE,
     }
+
+
+def test_an_arm_killed_inside_a_round_ends_as_if_it_had_not_been(
+    judge: Surrogate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds of four, updates of three: killed in the first round, and after the second update was saved but not committed."""
+
+    def run(folder: str) -> list[Experiment]:
+        overrides = {**TINY, "policy.batch_edits": 3}
+        return LanguageArm(judge, tmp_path / folder, "rl", seed=3, edits_per_round=4, overrides=overrides).run(0.7)
+
+    def seen(experiments: list[Experiment]) -> list[object]:
+        updates = [{**one.extra.get("update", {}), "update_seconds": 0} for one in experiments]
+        names = ("index", "parent_index", "status", "value", "completion", "reward", "prompt")
+        told = [[getattr(one, name) for name in names] for one in experiments]
+        return list(zip(told, updates, strict=True))
+
+    whole = run("whole")
+    assert len(whole) > 8, "the third round has begun"
+    commit = Memory.commit_iteration
+    for dies_at in (3, 6):
+        with monkeypatch.context() as patched:
+
+            def dies(memory: Memory, experiment: Experiment, state: State, at: int = dies_at) -> None:
+                if experiment.index == at:
+                    raise KeyboardInterrupt
+                commit(memory, experiment, state)
+
+            patched.setattr(Memory, "commit_iteration", dies)
+            with pytest.raises(KeyboardInterrupt):
+                run("killed")
+    assert seen(run("killed")) == seen(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"overrides": {**TINY, "policy.choices": 2}}, r"policy.choices \(8 there, 2 here\)"),
+        ({"edits_per_round": 3}, r"replay.edits_per_round \(2 there, 3 here\)"),
+        ({"surrogate": "other trials"}, r"replay.trials \("),
+    ],
+)
+def test_a_run_of_other_settings_or_trials_is_refused(
+    judge: Surrogate, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    known: dict[str, Any] = {"surrogate": judge, "name": "rl", "seed": 0, "edits_per_round": 2, "overrides": TINY}
+    LanguageArm(folder=tmp_path, **known).run(0.01)
+    if "surrogate" in change:
+        other = copy.copy(judge)
+        other.digest = "0" * 64
+        change = {"surrogate": other}
+    with pytest.raises(ConfigError, match=rf"{words}.*another folder with --work, or remove"):
+        LanguageArm(folder=tmp_path, **known | change).run(0.01)
+
+
+def test_what_ended_after_the_hours_counts_nowhere() -> None:
+    late = {"arm": "rl", "seed": 0, "hours": 24.0, "best": 0.97, "trace": [[0.1, 0.99], [23.0, 0.98], [24.2, 0.97]]}
+    other = {"arm": "local", "seed": 0, "hours": 24.0, "best": 0.985, "trace": [[7.9, 0.99], [8.1, 0.985]]}
+    entries = [in_time(late), in_time(other)]
+    assert [(one["best_8h"], one["best_24h"], one["best"]) for one in entries] == [
+        (0.99, 0.98, 0.98),
+        (0.99, 0.985, 0.985),
+    ]
+    assert entries[0]["trace"][-1] == (23.0, 0.98)
+    assert paired(entries, ["rl", "local"])["rl - local"]["mean"] == pytest.approx(-0.005)
+    with pytest.raises(ValueError, match="give more --hours"):
+        in_time({**late, "hours": 0.05})
+
+
+def test_the_recorded_results_are_read_with_the_values_that_they_were_published_with() -> None:
+    recorded = json.loads((ROOT / "bench" / "results" / "replay.json").read_text())
+    assert len(recorded) >= 50
+    for entry in recorded:
+        read = in_time(entry)
+        assert (read["best_8h"], read["best_24h"]) == (entry["best_8h"], entry["best_24h"])
+        assert read["best"] == entry["best_24h"], "24 hours are what was recorded"
+
+
+def test_an_entry_without_its_trials_was_recorded_on_those_of_then(
+    judge: Surrogate, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = {
+        "arm": "local",
+        "seed": 0,
+        "hours": 8.0,
+        "settings": {},
+        "experiments": 7,
+        "failed": 0,
+        "trace": [[0.1, 0.5]],
+    }
+    monkeypatch.setattr(replay, "Surrogate", lambda _path: judge)
+    (tmp_path / "replay.json").write_text(json.dumps([old]))
+    (tmp_path / "trials").touch()
+    command = ["--trials", str(tmp_path / "trials"), "--arms", "local", "--seeds", "1", "--hours", "8"]
+    command += ["--results", str(tmp_path / "replay.json"), "--json"]
+    monkeypatch.setitem(replay.BEFORE, "trials", judge.digest)
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["arms"]["local"]["best_8h"] == [0.5]
+    monkeypatch.setitem(replay.BEFORE, "trials", "of another file")
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["arms"]["local"]["best_8h"] != [0.5]
+    assert json.loads((tmp_path / "replay.json").read_text())[0] == old
 
 
 def test_an_edit_without_effect_is_priced_and_one_out_of_range_is_refused(judge: Surrogate, tmp_path: Path) -> None:

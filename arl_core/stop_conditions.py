@@ -43,15 +43,22 @@ class StopConditions:
         self._gpu_s += sum(experiment.costs.get(part, 0.0) for part in ("startup", "training", "scoring", "confirm"))
         self._since_best = 0 if experiment.status is Status.KEPT else self._since_best + 1
 
+    def out_of_time(self) -> str:
+        """Why no further run should begin, be it an experiment's first or one of its re-runs: time alone counts here."""
+        limits = self.settings
+        if limits.hours is not None and self._clock() - self._began_s + self._experiment_s > 3600 * limits.hours:
+            return f"no further run would end within {limits.hours:g} hours (stop.hours)"
+        if self.deadline is not None and self._wall() + timedelta(seconds=self._experiment_s) > self.deadline:
+            return f"no further run would end before {self.deadline:%Y-%m-%d %H:%M} (stop.until)"
+        return ""
+
     def reason(self) -> str:
         """Why no further experiment should begin, as words for a person; '' while one may."""
         limits = self.settings
         if limits.experiments is not None and self._begun >= limits.experiments:
             return f"{self._begun} experiments were begun (stop.experiments)"
-        if limits.hours is not None and self._clock() - self._began_s + self._experiment_s > 3600 * limits.hours:
-            return f"no further experiment would end within {limits.hours:g} hours (stop.hours)"
-        if self.deadline is not None and self._wall() + timedelta(seconds=self._experiment_s) > self.deadline:
-            return f"no further experiment would end before {self.deadline:%Y-%m-%d %H:%M} (stop.until)"
+        if over := self.out_of_time():
+            return over
         if limits.gpu_hours is not None and self._gpu_s >= 3600 * limits.gpu_hours:
             return f"candidates have used {self._gpu_s / 3600:.2f} GPU hours (stop.gpu_hours)"
         if limits.plateau is not None and self._since_best >= limits.plateau:

@@ -35,6 +35,10 @@ from frozen_env.contract import ResearchError, RunResult, Status
 from tasks.repeat import commit_repeat
 
 
+class OutOfTime(Exception):
+    """This start's time is over in the middle of a second look; what was run is committed, the next start goes on from there."""
+
+
 @dataclass(frozen=True)
 class Look:
     """What a second look found: the outcome, the paired gain if there is one, and fields of the experiment's record."""
@@ -141,7 +145,10 @@ def second_look(
 def _re_run(
     work: _Work, source: str, incumbent: Experiment, noise: Noise | None, level: float
 ) -> tuple[Judgement | None, str]:
-    """Add pairs until the test decides. Returns its last judgement, and why the re-runs ended if it did not decide."""
+    """Add pairs until the test decides. Returns its last judgement, and why the re-runs ended if it did not decide.
+
+    Raises OutOfTime when no further run would end in time.
+    """
     session, repeats = work.session, Repeats(work.session.memory)
     test = paired_test(session.config.confirm)
     own, reuse = repeats.of(session.campaign.id), session.config.confirm.reuse
@@ -161,6 +168,8 @@ def _re_run(
         run = next_run(seeds, mine, theirs)
         if run is None:
             return judgement, "the incumbent failed on too many fresh seeds"
+        if over := session.out_of_time():
+            raise OutOfTime(over)
         role = Role.CANDIDATE if run.arm is Arm.CANDIDATE else Role.INCUMBENT
         so_far = f", gain {judgement.gain:+.4f} in {judgement.pairs}" if judgement else ""
         words = f"confirming #{work.index}: {run.arm} on seed {run.seed}, pair {len(gains) + 1} of at most {test.max_pairs}{so_far}"

@@ -22,6 +22,7 @@ from prefect.exceptions import TerminationSignal
 
 from arl_core.config import parse_overrides, preset_names
 from arl_core.stop_conditions import StopConditions
+from flows.confirm import OutOfTime
 from flows.iteration import run_iteration, run_seed
 from flows.mortal import make_servers_mortal
 from flows.parallel import run_parallel, settled
@@ -65,8 +66,10 @@ def run(session: Session, stop: StopConditions) -> None:
         settled(session, stop, run_seed(session))
         indices = session.indices()
     if session.slots.count > 1:
+        # A second look goes on to its end there: the next start would propose another program under its index.
         run_parallel(session, indices, stop)
     else:
+        session.out_of_time = stop.out_of_time
         run_in_turn(session, indices, stop)
     if stop.reason():
         session.display.say(f"stopping: {stop.reason()}")
@@ -76,7 +79,11 @@ def run_in_turn(session: Session, indices: Iterator[int], stop: StopConditions) 
     while not stop.reason() and (index := next(indices, None)) is not None:
         stop.begin()
         session.display.begin(index, session.last_index)
-        settled(session, stop, run_iteration(session, index))
+        try:
+            settled(session, stop, run_iteration(session, index))
+        except OutOfTime:
+            session.display.say(f"experiment {index} waits for the rest of its re-runs until the next start")
+            return
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import logging
 import secrets
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,6 +82,7 @@ class Session:
     checkpoints: list[Checkpoint] = field(default_factory=list)  # oldest first, as many as are kept
     after_commit: Costs | None = None
     artifacts: UiArtifacts | None = None
+    out_of_time: Callable[[], str] = lambda: ""  # asked before each re-run of a second look
     _policy: Proposer | None = None
 
     @functools.cached_property

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 import flows.confirm as module
-from arl_core.config import load_config
+from arl_core.config import StopSettings, load_config
 from arl_core.memory import Memory
 from arl_core.outcome import settle
 from arl_core.records import Campaign, Experiment, State
 from arl_core.repeats import Repeats, Role
 from arl_core.second_look import reference
+from arl_core.stop_conditions import StopConditions
+from flows import research
 from flows.costs import Costs
 from flows.display import PlainDisplay
 from flows.session import Session
@@ -160,6 +162,31 @@ def test_a_lucky_first_run_is_discarded_and_rewarded_by_its_pairs(open_session):
     rewarded = found.to_reward(reference(incumbent), "lower")
     assert rewarded.value == pytest.approx(reference(incumbent) - found.gain)
     assert rewarded.value > 1.97, "the reward does not see the luck"
+
+
+def test_when_time_is_over_a_second_look_waits_for_the_next_start_and_repeats_nothing(open_session):
+    session, host, _ = open_session({"base": 2.0, "good": 1.5}, first_look=4)
+    seed_experiment(session)
+    host.runs.clear()
+    session.out_of_time = lambda: "it is 07:00" if len(host.runs) > 2 else ""
+    with pytest.raises(module.OutOfTime, match="it is 07:00"):
+        look(session, "good")
+    assert host.runs == [("good", 0), ("good", 1), ("good", 2)]
+    session.out_of_time = lambda: ""
+    assert look(session, "good").outcome.status is Status.KEPT
+    assert host.runs[3:] == [("good", 3), ("good", 4), ("base", 4)]
+
+
+def test_a_start_whose_time_ends_in_a_second_look_ends_there_and_says_so(open_session, monkeypatch):
+    session, _host, said = open_session({"base": 2.0})
+
+    def cut_off(*_: Any) -> None:
+        raise module.OutOfTime("it is 07:00")
+
+    monkeypatch.setattr(research, "run_iteration", cut_off)
+    research.run_in_turn(session, iter([5, 6]), StopConditions(StopSettings()))
+    assert said[-1] == "experiment 5 waits for the rest of its re-runs until the next start"
+    assert not any("6 of" in line for line in said)
 
 
 def test_a_gain_within_the_noise_costs_no_rerun(open_session):

@@ -26,14 +26,15 @@ class Evidence:
 
     def results(self, source_hash: str) -> dict[int, float | None]:
         """Return a program's results on fresh seeds; the campaign's own seed, on which it was selected, is not among them."""
-        fresh = (one for one in self.own if one.source_hash == source_hash and one.role is not Role.FIRST)
-        return {one.seed: one.value for one in fresh}
+        return {one.seed: one.value for one in self._fresh(source_hash)}
 
     def crash(self, source_hash: str) -> str:
         """Return how a program failed on a fresh seed; "" when it gave a value on all that it ran on."""
-        fresh = (one for one in self.own if one.source_hash == source_hash and one.role is not Role.FIRST)
-        failed = next((one for one in fresh if one.value is None), None)
+        failed = next((one for one in self._fresh(source_hash) if one.value is None), None)
         return f"its re-run on seed {failed.seed} gave no score ({failed.reason})" if failed else ""
+
+    def _fresh(self, source_hash: str) -> list[Repeat]:
+        return [one for one in self.own if one.source_hash == source_hash and one.role is not Role.FIRST]
 
     def noise(self) -> Noise | None:
         """Pool the baseline's repeats (experiment 0's own run too: nothing selected it) and every candidate's pairs."""
@@ -76,6 +77,18 @@ def reference(incumbent: Experiment) -> float:
 def fresh_seeds(campaign_seed: int, count: int) -> list[int]:
     """Return the campaign's fresh seeds, the same for every candidate, so that the incumbent's runs serve all of them."""
     return [(campaign_seed + 1 + k) % 2**31 for k in range(count)]
+
+
+def baseline_seeds(campaign_seed: int, count: int, tried: dict[int, float | None]) -> list[int]:
+    """Return the seeds of the noise floor: the first `count` that have not all failed. `tried`: results so far, by seed.
+
+    A start at which all of them failed (a busy GPU, a full disk) must not decide for ever: the next one takes the next seeds.
+    """
+    failed = {seed for seed, value in tried.items() if value is None}
+    begin = 0
+    while set(seeds := fresh_seeds(campaign_seed, begin + count)[begin:]) <= failed:
+        begin += count
+    return seeds
 
 
 def seeds_for(index: int, own: Sequence[Repeat], campaign_seed: int, count: int, reuse: bool) -> list[int]:

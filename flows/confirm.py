@@ -19,7 +19,7 @@ from arl_core.repeats import Repeat, Repeats, Role
 from arl_core.second_look import (
     SPARE_SEEDS,
     Evidence,
-    fresh_seeds,
+    baseline_seeds,
     gain_over,
     mean_of,
     paired_test,
@@ -77,10 +77,7 @@ def measure_floor(
     with costs.timed("confirm"):
         work.open_test(result, level=None, against="")
         count, tried = confirm.baseline_repeats, _evidence(session, repeats).results(source_hash)
-        # A start at which all of them failed (a busy GPU, a full disk) must not decide for ever.
-        failed = len(tried) if tried and not any(value is not None for value in tried.values()) else 0
-        begin = failed if failed >= count else 0
-        for number, seed in enumerate(fresh_seeds(session.config.seed, begin + count)[begin:], 1):
+        for number, seed in enumerate(baseline_seeds(session.config.seed, count, tried), 1):
             if seed not in tried:
                 words = f"noise floor: the untouched target, run {number} of {count}, seed {seed}"
                 work.run(source, source_hash, seed, Role.BASELINE, words)

@@ -38,7 +38,7 @@ from arl_core.config import CampaignConfig
 from arl_core.errors import ConfigError
 from flows import wire
 from flows.heartbeat import BEAT, RESULT
-from flows.slots import Order
+from flows.slots import Order, campaign_ended
 from frozen_env.contract import Cause, Ending, HostError, RunResult
 from frozen_env.runtime.supervisor import OnEvent
 
@@ -112,7 +112,7 @@ class NodeSlots:
             self._stop.set()
             left = list(self._jobs.values())
         for job in left:
-            _fail(job.future, _campaign_ended(job.order))
+            _fail(job.future, campaign_ended(job.order))
         self._thread.join(timeout=10 * POLL_S)
         if left:
             try:
@@ -125,7 +125,7 @@ class NodeSlots:
 
     def _schedule(self, order: Order, on_event: OnEvent, future: Future[RunResult], attempt: int) -> None:
         if self._stop.is_set():
-            raise _campaign_ended(order)
+            raise campaign_ended(order)
         parameters = {
             "source": order.source,
             "environment": self._environment,
@@ -148,7 +148,7 @@ class NodeSlots:
                 self._jobs[run.id] = _Job(order, on_event, future, run.id, attempt)
         if closed:  # meanwhile: close() may have cancelled before this run was there
             self._ask(lambda client: _cancel(client, run))
-            raise _campaign_ended(order)
+            raise campaign_ended(order)
 
     def _cancel_all(self, client: SyncPrefectClient) -> None:
         """Cancel every live run of this campaign: with a process by its worker, without one at once."""
@@ -311,10 +311,6 @@ def _settle(future: Future[RunResult], result: RunResult) -> None:
 def _fail(future: Future[RunResult], error: Exception) -> None:
     with contextlib.suppress(InvalidStateError):
         future.set_exception(error)
-
-
-def _campaign_ended(order: Order) -> HostError:
-    return HostError(f"the campaign ended while experiment {order.index} ran; resumed, it runs it again")
 
 
 def _deployment(client: SyncPrefectClient, name: str) -> UUID:

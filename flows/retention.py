@@ -52,9 +52,13 @@ def retire(session: Session, newest: int) -> list[int]:
 
 def _remove(folder: Path, but: str) -> None:
     """Remove a folder, or all of it but one part."""
-    if not (folder / but).is_dir() or not but:
+    if not but or not (folder / but).is_dir():
         shutil.rmtree(folder, ignore_errors=True)
         return
     for part in folder.iterdir():
-        if part.name != but:
-            shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+        if part.name == but:
+            continue
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)

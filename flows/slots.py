@@ -31,6 +31,11 @@ class Order:
     snapshot: dict[str, Any]
 
 
+def campaign_ended(order: Order) -> HostError:
+    """What whoever waits for a run gets when the slots are closed under it."""
+    return HostError(f"the campaign ended while experiment {order.index} ran; resumed, it runs it again")
+
+
 class Slots(Protocol):
     """Places where candidates run side by side."""
 
@@ -104,7 +109,7 @@ class LocalSlots:
     def _run_on(self, host: Host, order: Order, on_event: OnEvent) -> RunResult:
         result = train(host, order.source, order.seed, order.place, order.rule, order.snapshot, on_event)
         if self._closing and result.cause is Cause.ABORTED:
-            raise HostError(f"the campaign ended while experiment {order.index} ran; it is not counted")
+            raise campaign_ended(order)
         if result.ending is Ending.CRASHED and host.gpu is not None and host.gpu.name not in gpu_lock.visible():
             raise HostError(
                 f"GPU {host.gpu.name} has vanished while experiment {order.index} ran; it is not counted. "

@@ -83,10 +83,10 @@ def _by_hand(config: CampaignConfig, resume: str, overrides: dict[str, Any], ite
     if not found.continues:
         return Start(found, resume)
     with contextlib.closing(Memory(ROOT / config.memory, read_only=True)) as memory:
-        state, campaign = memory.state(resume), memory.get_campaign(resume)
+        state = memory.state(resume)
         bounds = _bounds(state.values.get("start", {}) if state else {})
         last = Start(found, resume, **bounds, per_start=True).last_index(0) if bounds else -1
-        unfinished = memory.next_index(campaign.id) <= last or bool(memory.missing_indices(campaign.id))
+        unfinished = memory.next_index(resume) <= last or bool(memory.missing_indices(resume))
     if iterations is None and unfinished:
         return Start(found, resume, **bounds, per_start=True)
     return Start(found, resume, per_start=True)

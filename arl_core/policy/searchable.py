@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from arl_core.edit import read_constants
 from arl_core.policy.python_lines import HEADERS, INDENT
-from frozen_env.constants import constant_statements
 from frozen_env.files import is_marked
 
 CONTINUES = {"elif", "else", "except", "finally", "case"}  # they belong to a statement above
@@ -156,12 +155,7 @@ def constants_of(text: str, plain: Collection[str] = ()) -> tuple[str, ...]:
 
 def plain_constants(source: str) -> frozenset[str]:
     """Return the lowercase settings of a script that has no UPPERCASE ones; none where it has or does not parse."""
-    try:
-        found = constant_statements(ast.parse(source))
-    except SyntaxError:
-        return frozenset()
-    targets = (one.targets[0] if isinstance(one, ast.Assign) else one.target for one in found)
-    return frozenset(one.id for one in targets if isinstance(one, ast.Name) and not one.id.isupper())
+    return frozenset(name for name in read_constants(source) if not name.isupper())
 
 
 def wholes_of(text: str) -> frozenset[str]:

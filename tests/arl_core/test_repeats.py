@@ -15,7 +15,7 @@ from arl_core.memory_file import SCHEMA_VERSION
 from arl_core.outcome import Outcome
 from arl_core.records import Campaign, Experiment, State, confirmed_words
 from arl_core.repeats import Repeat, Repeats, Role
-from arl_core.second_look import Evidence, fresh_seeds, mean_of, reference, settled, too_small
+from arl_core.second_look import Evidence, baseline_seeds, fresh_seeds, mean_of, reference, settled, too_small
 from frozen_env.contract import Cause, Ending, Report, RunResult, Score, Status
 
 
@@ -231,6 +231,20 @@ def test_a_program_that_failed_on_a_fresh_seed_has_no_value_however_good_its_pai
     assert outcome.status is Status.CRASHED
     assert outcome.value is None
     assert outcome.reason == "beat the incumbent by 0.0300 on one run; it broke"
+
+
+@pytest.mark.parametrize(
+    ("tried", "seeds"),
+    [
+        ({}, [1, 2, 3]),
+        ({1: 2.0, 2: None}, [1, 2, 3]),
+        ({1: None, 2: None}, [1, 2, 3]),  # interrupted: one is left to try
+        ({1: None, 2: None, 3: None}, [4, 5, 6]),
+        ({1: None, 2: None, 3: None, 4: 2.0}, [4, 5, 6]),  # interrupted in its second attempt
+    ],
+)
+def test_a_noise_floor_that_failed_as_a_whole_takes_other_seeds(tried, seeds):
+    assert baseline_seeds(0, 3, tried) == seeds
 
 
 def test_without_a_pair_nothing_is_kept():

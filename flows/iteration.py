@@ -21,7 +21,7 @@ from tasks import forget_results
 from tasks.commit import commit
 from tasks.patch import Patch, patch
 from tasks.prompt import make_prompt
-from tasks.propose import choosing, propose, propose_many
+from tasks.propose import Shown, choosing, fitted_critic, parents_of, propose, propose_many
 from tasks.reward import make_reward
 from tasks.track import track
 from tasks.update import checkpoint, update
@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Proposal:
-    """One edit on its way. `incumbent` is the best at the time of the proposal: the reward is computed against it."""
+    """One edit on its way. `parent` is whose program it edits; `incumbent` is the best at the time of the proposal, which the
+    reward is computed against."""
 
     index: int
+    parent: Experiment
     incumbent: Experiment
     prompt: str
     rollout: Rollout
@@ -83,33 +85,41 @@ def run_iteration(session: Session, index: int) -> Experiment:
 
 
 def propose_edits(session: Session, indices: Sequence[int], under_way: Collection[str] = ()) -> list[Proposal]:
-    """Sample one edit per index from the present state, in one batch, and apply each to the incumbent.
+    """Sample one edit per index from the present state, in one batch, and apply each to its parent: the incumbent, or who else
+    policy.parents says.
 
     `under_way`: hashes of the programs that run now, which the memory does not know yet. The seconds of prompt and
     proposal are shared out evenly.
     """
-    campaign, config, display = session.campaign, session.config, session.display
+    campaign, config, memory, display = session.campaign, session.config, session.memory, session.display
     problem = config.problem()
     costs = Costs(session.after_commit)
     incumbent = _present(session)
     with costs.timed("load_policy"):
         policy = session.policy()
     display.phase("proposing")
+    with costs.timed("propose"):
+        critic = fitted_critic(memory, campaign, config)
+        edited = parents_of(memory, campaign, config, critic, incumbent, indices)
     with costs.timed("prompt"):
-        prompt = make_prompt(session.memory, campaign, config, incumbent, indices[0], policy.count_tokens, ROOT)
+        shown = Shown.of(
+            edited,
+            lambda one: make_prompt(memory, campaign, config, one, indices[0], policy.count_tokens, ROOT).text,
+        )
     seeds = [seed_of(config, index) for index in indices]
     with costs.timed("propose"):
-        choose = choosing(session.memory, campaign, config, incumbent.source, under_way)
+        choose = choosing(memory, campaign, config, critic, shown.parents, under_way)
         if len(seeds) == 1:
-            rollouts = [propose(policy, prompt.text, incumbent.source, seeds[0], choose)]
+            rollouts = [propose(policy, shown.prompts[0], shown.sources[0], seeds[0], choose)]
         else:
-            rollouts = propose_many(policy, prompt.text, incumbent.source, seeds, choose)
+            rollouts = propose_many(policy, shown.prompts, shown.sources, seeds, choose)
     proposals = []
     for index, rollout, share in zip(indices, rollouts, costs.shared(len(seeds)), strict=True):
+        parent = shown.parents[rollout.prompt]
         with share.timed("patch"):
-            edit = patch(incumbent.source, rollout, config.edit, session.memory, campaign.id, problem)
+            edit = patch(parent.source, rollout, config.edit, memory, campaign.id, problem)
         display.candidate(edit.summary or edit.reason)
-        proposals.append(Proposal(index, incumbent, prompt.text, rollout, edit, session.policy_step, share))
+        proposals.append(Proposal(index, parent, incumbent, rollout.prompt, rollout, edit, session.policy_step, share))
     return proposals
 
 
@@ -175,7 +185,7 @@ def conclude(session: Session, proposal: Proposal, result: RunResult | None, jud
         look.outcome,
         result,
         costs,
-        parent_index=incumbent.index,
+        parent_index=proposal.parent.index,
         incumbent_value=reference(incumbent),
         source=edit.source,
         source_hash=source_hash(edit.source) if edit.source else "",

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prefect import task
 
 from arl_core.policy.proposers import Choose, in_order
-from arl_core.records import Campaign, source_hash
+from arl_core.records import Campaign, Experiment, source_hash
 from tasks import ONCE
 from tasks.patch import applied
 
 if TYPE_CHECKING:
     from arl_core.config import CampaignConfig
     from arl_core.memory import Memory
+    from arl_core.policy.critic import Critic
     from arl_core.policy.proposers import Proposer
     from arl_core.policy.rollout import Rollout
 
@@ -30,35 +32,81 @@ def propose(policy: Proposer, prompt: str, source: str, seed: int, choose: Choos
 
 @task(name="propose-many", **ONCE)
 def propose_many(
-    policy: Proposer, prompt: str, source: str, seeds: Sequence[int], choose: Choose = in_order
+    policy: Proposer, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int], choose: Choose = in_order
 ) -> list[Rollout]:
-    """Return one rollout per seed, decoded as one batch from one prompt; `choose` as for propose()."""
-    count = len(seeds)
-    return policy.propose_many([prompt] * count, [source] * count, list(seeds), choose)
+    """Return one rollout per seed, decoded as one batch; `choose` as for propose()."""
+    return policy.propose_many(list(prompts), list(sources), list(seeds), choose)
+
+
+def fitted_critic(memory: Memory, campaign: Campaign, config: CampaignConfig) -> Critic | None:
+    """Return a critic that has seen what came of this campaign's experiments; None where no choice is made."""
+    if config.policy.choices == 1:
+        return None
+    from arl_core.policy.choice import fit_critic
+
+    return fit_critic(memory, campaign, config.reward.scale)
+
+
+def parents_of(
+    memory: Memory,
+    campaign: Campaign,
+    config: CampaignConfig,
+    critic: Critic | None,
+    incumbent: Experiment,
+    indices: Sequence[int],
+) -> list[Experiment]:
+    """Return whose program is edited, for each of the experiments to come: by turns the incumbent's and the critic's favourite."""
+    other = None
+    if critic is not None and config.policy.parents == "by_turns":
+        from arl_core.policy.choice import favourite
+
+        other = favourite(memory, campaign, critic)
+    return [other if other is not None and index % 2 else incumbent for index in indices]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the policy is shown for the experiments to come: a prompt for each, and by prompt whose program it edits."""
+
+    prompts: list[str]
+    parents: dict[str, Experiment]
+
+    @classmethod
+    def of(cls, parents: Sequence[Experiment], prompt_of: Callable[[Experiment], str]) -> Shown:
+        """Make each parent's prompt once."""
+        prompts = {one.index: prompt_of(one) for one in {one.index: one for one in parents}.values()}
+        # A prompt that two parents share (a source cut short) stands for the first of them, for the sampler and for the patch.
+        by_prompt = {prompts[one.index]: one for one in reversed(parents)}
+        return cls([prompts[one.index] for one in parents], by_prompt)
+
+    @property
+    def sources(self) -> list[str]:
+        return [self.parents[prompt].source for prompt in self.prompts]
 
 
 def choosing(
     memory: Memory,
     campaign: Campaign,
     config: CampaignConfig,
-    source: str,
+    critic: Critic | None,
+    parents: Mapping[str, Experiment],
     under_way: Collection[str] = (),
     allowed: Callable[[str], bool] = lambda _program: True,
 ) -> Choose:
-    """Return who chooses among sampled edits of `source`: a critic that has seen what came of this campaign's experiments.
+    """Return who chooses among sampled edits. `parents`: whose program is edited under each prompt.
 
     `under_way`: hashes of the programs that run now, which the memory does not know yet. `allowed`: a rule of the problem's
-    own that a program must keep. The critic is fitted once, here.
+    own that a program must keep.
     """
-    if config.policy.choices == 1:
+    if critic is None:
         return in_order
-    from arl_core.policy.choice import Chooser, fit_critic
+    from arl_core.policy.choice import Chooser
 
     problem = config.problem()
 
     def program_of(rollout: Rollout) -> str | None:
-        edit = applied(source, rollout, config.edit, memory, campaign.id, problem)
+        edit = applied(parents[rollout.prompt].source, rollout, config.edit, memory, campaign.id, problem)
         new = edit.runs and source_hash(edit.source) not in under_way
         return edit.source if new and allowed(edit.source) else None
 
-    return Chooser(program_of, fit_critic(memory, campaign, config.reward.scale))
+    return Chooser(program_of, critic)

@@ -1,4 +1,4 @@
-"""Chooses which of several sampled edits are run: valid and new ones only, by what the critic expects of their programs."""
+"""What the critic decides: which of several sampled edits are run (valid and new ones only), and which program is edited."""
 
 from __future__ import annotations
 
@@ -46,6 +46,19 @@ def fit_critic(memory: Memory, campaign: Campaign, scale: float) -> Critic:
     sign = 1 if campaign.direction == "lower" else -1
     losses = [None if (value := _value(one)) is None else sign * value for one in programs]
     return Critic([one.source for one in programs], losses, scale)
+
+
+def favourite(memory: Memory, campaign: Campaign, critic: Critic) -> Experiment | None:
+    """Return the measured experiment whose program the critic expects most of; None before it is ready.
+
+    The best value seen is partly luck: of many programs that are level, the luckiest. The posterior mean of a program leans
+    on its neighbours' results too.
+    """
+    measured = [one for one in memory.programs(campaign.id) if one.source and one.value is not None]
+    if not critic.ready or not measured:
+        return None
+    mean_N, _ = critic.predict([one.source for one in measured])
+    return memory.experiment(campaign.id, measured[int(np.argmin(mean_N))].index)
 
 
 def _value(experiment: Experiment) -> float | None:

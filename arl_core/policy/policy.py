@@ -23,7 +23,7 @@ from arl_core.policy.decoder import Vocabulary
 from arl_core.policy.network import Network
 from arl_core.policy.proposers import Choose, in_order
 from arl_core.policy.rollout import Rollout
-from arl_core.policy.sampler import group_equal, sample
+from arl_core.policy.sampler import sample
 from arl_core.policy.settings import PolicySettings
 
 ADAM_EPS = 1e-5
@@ -99,8 +99,8 @@ class Policy:
     ) -> list[Rollout]:
         """Return one edit per prompt; equal prompts share their prefill and are decoded as one batch.
 
-        With `choices` above 1, that many edits are sampled for each, and `choose` says which edits of one prompt are
-        returned for its seeds.
+        With `choices` above 1, that many edits are sampled for each, and `choose` says which of all of them are returned:
+        one for each seed, not necessarily of its own prompt.
         """
         torch.set_num_threads(self.settings.threads)
         many = self.settings.choices
@@ -118,11 +118,7 @@ class Policy:
         rollouts = [replace(rollout, policy_version=self.statistics.version) for rollout in rollouts]
         if many == 1:
             return rollouts
-        chosen: dict[int, Rollout] = {}
-        for group in group_equal(ids):
-            pool = [rollout for rollout, i in zip(rollouts, owners, strict=True) if i in group]
-            chosen |= zip(group, (pool[k] for k in choose(pool, [seeds[i] for i in group])), strict=True)
-        return [chosen[i] for i in range(len(seeds))]
+        return [rollouts[place] for place in choose(rollouts, seeds)]
 
     # --- learning -----------------------------------------------------------------------------------------------------
 

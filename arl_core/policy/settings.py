@@ -76,6 +76,12 @@ class PolicySettings(BaseModel):
         1, ge=1, le=64, description="edits sampled for each experiment; the critic says which one is run (1: no critic)"
     )
 
+    parents: Literal["incumbent", "by_turns"] = Field(
+        "incumbent",
+        description="which program is edited: the incumbent, or by turns it and the one that the critic expects most of "
+        "(with choices above 1)",
+    )
+
     batch_edits: int = Field(4, ge=1, le=256, description="experiments per update, rejected ones included")
     reuse_edits: int = Field(0, ge=0, le=256, description="recent edits that join each update, ratios kept")
     reuse_kl: float = Field(

@@ -31,7 +31,7 @@ from frozen_env.contract import Cause, Ending, RunResult, Score, Status
 from frozen_env.fetch import data_dir
 from tasks.patch import Patch, applied
 from tasks.prompt import make_prompt
-from tasks.propose import choosing
+from tasks.propose import Shown, choosing, fitted_critic, parents_of
 from tasks.reward import make_reward
 from tasks.track_rows import flat
 
@@ -133,19 +133,27 @@ class LanguageArm:
     def _propose(
         self, memory: Memory, campaign: Campaign, config: CampaignConfig, policy: Any, progress: Progress
     ) -> None:
-        """Sample a round of edits of the incumbent under one prompt."""
-        base = memory.incumbent(campaign.id)
-        assert base is not None, "experiment 0 was kept"
-        first = memory.next_index(campaign.id)
-        prompt = make_prompt.fn(memory, campaign, config, base, first, policy.count_tokens, ROOT)
-        count = self.edits_per_round
-        seeds = [(self.seed * 1_000_003 + first + i) % 2**31 for i in range(count)]
-        space = self.surrogate.space
-        choose = choosing(
-            memory, campaign, config, base.source, allowed=lambda program: not space.refuses(read_constants(program))
+        """Sample a round of edits of the incumbent, or by turns of the critic's favourite."""
+        incumbent = memory.incumbent(campaign.id)
+        assert incumbent is not None, "experiment 0 was kept"
+        first, count, space = memory.next_index(campaign.id), self.edits_per_round, self.surrogate.space
+        critic = fitted_critic(memory, campaign, config)
+        shown = Shown.of(
+            parents_of(memory, campaign, config, critic, incumbent, range(first, first + count)),
+            lambda one: make_prompt.fn(memory, campaign, config, one, first, policy.count_tokens, ROOT).text,
         )
-        progress.waiting = policy.propose_many([prompt.text] * count, [base.source] * count, seeds, choose)
-        progress.base_index = base.index
+        seeds = [(self.seed * 1_000_003 + first + i) % 2**31 for i in range(count)]
+        choose = choosing(
+            memory,
+            campaign,
+            config,
+            critic,
+            shown.parents,
+            allowed=lambda program: not space.refuses(read_constants(program)),
+        )
+        progress.waiting = policy.propose_many(shown.prompts, shown.sources, seeds, choose)
+        progress.parents = [shown.parents[one.prompt].index for one in progress.waiting]
+        progress.base_index = incumbent.index
 
     def _take_next(
         self, memory: Memory, campaign: Campaign, config: CampaignConfig, policy: Any, progress: Progress
@@ -153,11 +161,13 @@ class LanguageArm:
         """Answer the round's next edit, update the policy when enough rewards wait, and commit."""
         index = memory.next_index(campaign.id)
         base, best = memory.experiment(campaign.id, progress.base_index), memory.incumbent(campaign.id)
+        rollout, *progress.waiting = progress.waiting
+        number, *progress.parents = progress.parents
+        parent = memory.experiment(campaign.id, number)
         assert base is not None
         assert best is not None
-        first_of_round = len(progress.waiting) == self.edits_per_round
-        rollout, *progress.waiting = progress.waiting
-        edit = applied(base.source, rollout, config.edit, memory, campaign.id, config.problem())
+        assert parent is not None
+        edit = applied(parent.source, rollout, config.edit, memory, campaign.id, config.problem())
         result = self._answer(read_constants(edit.source), index) if edit.runs else refused(edit)
         outcome = settle(result, best.value, campaign.direction)
         if edit.duplicate_of is not None:
@@ -170,13 +180,13 @@ class LanguageArm:
             index,
             outcome,
             result.training_s,
-            parent_index=base.index,
+            parent_index=parent.index,
             incumbent_value=base.value,
             source=edit.source,
             source_hash=source_hash(edit.source) if edit.source else "",
             diff=edit.diff,
             summary=edit.summary,
-            prompt=rollout.prompt if first_of_round else "",
+            prompt=rollout.prompt,
             completion=rollout.completion,
             reward=terms["reward"],
             reward_terms=terms,

@@ -19,7 +19,8 @@ class Progress:
     spent_s: float = 0.0
     pending: list[tuple[Rollout, float]] = field(default_factory=list)  # with their rewards, until there are enough
     waiting: list[Rollout] = field(default_factory=list)  # proposed in this round and not answered yet
-    base_index: int = 0  # the experiment that this round's edits change
+    parents: list[int] = field(default_factory=list)  # whose program each of them edits
+    base_index: int = 0  # the incumbent when this round was proposed
     updates: int = 0
     checkpoint: list[str] | None = None  # name and digest of the policy after the last update
 
@@ -27,6 +28,7 @@ class Progress:
         values = {
             "spent_s": self.spent_s,
             "waiting": len(self.waiting),
+            "parents": self.parents,
             "base_index": self.base_index,
             "updates": self.updates,
             "checkpoint": self.checkpoint,

@@ -58,7 +58,8 @@ class World:
     def proposal(self, index):
         word = self.edits.get(index, f"x = {index}")
         edit = Patch(reason="not an edit", code="bad") if word == "invalid" else Patch(source=word)
-        return Proposal(index, Experiment("c", 0, "kept"), "", SimpleNamespace(runs_again=False), edit, 0, Costs(None))
+        first, rollout = Experiment("c", 0, "kept"), SimpleNamespace(runs_again=False)
+        return Proposal(index, first, first, "", rollout, edit, 0, Costs(None))
 
     def submit(self, order, _on_event):
         self.flying[order.index] = Future()

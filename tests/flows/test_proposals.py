@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from arl_core.config import load_config
 from arl_core.memory import Memory
+from arl_core.policy import choice
 from arl_core.policy.rollout import EditBlock, Rollout
 from arl_core.records import Campaign, Experiment, State, source_hash
 from flows import iteration
@@ -81,3 +83,22 @@ def test_a_policy_that_samples_one_edit_for_each_experiment_is_given_no_critic(s
     session.config = load_config("embedded")
     (proposal,) = iteration.propose_edits(session, [2])
     assert proposal.rollout is TRIED
+
+
+def test_by_turns_the_incumbents_program_and_the_critics_favourite_are_edited(session, monkeypatch):
+    """Each under a prompt of its own; the reward still compares with the incumbent."""
+    session.config = load_config("embedded", {"policy.choices": 4, "policy.parents": "by_turns"})
+    monkeypatch.setattr(iteration, "make_prompt", lambda *given: SimpleNamespace(text=f"prompt of #{given[3].index}"))
+    monkeypatch.setattr(choice, "favourite", lambda memory, campaign, _critic: memory.experiment(campaign.id, 1))
+
+    def propose_many(self, prompts, sources, seeds, choose):
+        assert sources == [SOURCE, SOURCE.replace("64", "96")]
+        return [replace(NEW, prompt=prompt) for prompt in prompts]
+
+    monkeypatch.setattr(Sampler, "propose_many", propose_many)
+    even, odd = iteration.propose_edits(session, [2, 3])
+    assert (even.parent.index, odd.parent.index) == (0, 1)
+    assert (even.incumbent.index, odd.incumbent.index) == (0, 0)
+    assert "WIDTH = 64" in even.edit.source
+    assert "WIDTH = 96" in odd.edit.source
+    assert [even.prompt, odd.prompt] == ["prompt of #0", "prompt of #1"]

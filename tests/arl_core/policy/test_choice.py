@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from arl_core.memory import Memory
-from arl_core.policy.choice import Chooser, fit_critic
+from arl_core.policy.choice import Chooser, favourite, fit_critic
 from arl_core.policy.policy import Policy
 from arl_core.policy.proposers import in_order
 from arl_core.policy.rollout import Rollout
@@ -100,3 +100,28 @@ def test_the_memorys_critic_prefers_what_was_better_in_the_metrics_direction(
         memory.commit_iteration(Experiment("c", 20, "rejected", reason="no such line"), State())  # type: ignore[arg-type]
         good, bad = fit_critic(memory, campaign, 0.05).predict(["LR = 0.015\n", "LR = 1.0\n"])[0]
     assert good < bad
+
+
+def test_the_favourite_is_not_the_lucky_one_but_the_one_whose_neighbours_did_well_too(tmp_path: Path) -> None:
+    campaign = Campaign("c", "embedded", {}, "digest", 0, "2026-11-26T00:00:00+00:00", "text")
+    noise = np.random.default_rng(0).normal(0, 0.01, 41)
+    with contextlib.closing(Memory(tmp_path / "memory.duckdb")) as memory:
+        memory.create_campaign(campaign)
+        for index in range(41):
+            # The best learning rate is that of experiment 20; experiment 33, far from it, was lucky once.
+            value = 1.0 + 0.0005 * (index - 20) ** 2 + (-0.12 if index == 33 else noise[index])
+            source = f"LR = {0.01 * 1.1**index}\n"
+            known = {"source": source, "source_hash": source_hash(source), "value": value}
+            memory.commit_iteration(Experiment("c", index, "discarded", **known), State())  # type: ignore[arg-type]
+        values = {one.index: one.value for one in memory.programs("c")}
+        found = favourite(memory, campaign, fit_critic(memory, campaign, 0.05))
+    assert found is not None
+    assert min(values, key=values.__getitem__) == 33, "the test needs a lucky one"
+    assert abs(found.index - 20) <= 3
+
+
+def test_there_is_no_favourite_before_there_are_results(tmp_path: Path) -> None:
+    campaign = Campaign("c", "embedded", {}, "digest", 0, "2026-11-26T00:00:00+00:00", "text")
+    with contextlib.closing(Memory(tmp_path / "memory.duckdb")) as memory:
+        memory.create_campaign(campaign)
+        assert favourite(memory, campaign, fit_critic(memory, campaign, 0.05)) is None

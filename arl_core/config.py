@@ -285,6 +285,14 @@ def setting_names(model: type[BaseModel] = CampaignConfig, prefix: str = "") -> 
     return names
 
 
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their dotted names: {"policy.lora_r": 8, …}."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
 def _set(data: dict[str, Any], key: str, value: Any) -> None:
     known, key = setting_names(), SHORT_NAMES.get(key, key)
     if key not in known and not key.startswith("target."):

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from prefect.context import FlowRunContext
 
-from arl_core.config import CampaignConfig, load_config, override
+from arl_core.config import CampaignConfig, flat, load_config, override
 from arl_core.errors import ConfigError
 from arl_core.memory import Memory
 from arl_core.records import Campaign
@@ -130,7 +129,7 @@ def _resumed(config: CampaignConfig, resume: str, overrides: dict[str, Any]) -> 
     """
     with contextlib.closing(Memory(ROOT / config.memory, read_only=True)) as memory:
         recorded = memory.get_campaign(resume).config
-    known = dict(_flat(recorded))
+    known = flat(recorded)
     for key, value in overrides.items():
         if key.startswith(FIXED) and known.get(key) != value:
             raise ConfigError(
@@ -153,11 +152,3 @@ def share_cores(config: CampaignConfig, overrides: dict[str, Any]) -> CampaignCo
         return config
     share = max(1, (os.cpu_count() or 1) // config.parallel)
     return override(config.to_json(), {"environment.threads": min(environment.threads, share)})
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import task
 
+from arl_core.config import flat
 from arl_core.edit import read_constants
-from arl_core.records import Campaign, Experiment, one_line
+from arl_core.records import Campaign, Experiment, finite_json, one_line
 from frozen_env.contract import Status
 from frozen_env.description import Description, built_in
 from tasks import ONCE
@@ -34,7 +35,6 @@ from tasks.track_rows import (
     campaign_metrics_of,
     confirmed_key,
     confirmed_tag,
-    flat,
     metrics_of,
     milliseconds,
     started_ms,
@@ -265,7 +265,7 @@ def _campaign_run(tracking: Tracking, campaign: Campaign) -> str:
             tags |= {"environment_digest": campaign.environment_digest, "seed": str(campaign.seed)}
             started = milliseconds(campaign.started_at)
             run = tracking.client.create_run(tracking.experiment_id, started, tags, run_name=campaign.id)
-        settings = flat(campaign.config)
+        settings = flat(finite_json(campaign.config))
         tracking.client.log_batch(run.info.run_id, params=_entities([], settings, {})["params"])
         tracking.runs[key] = str(run.info.run_id)
     return tracking.runs[key]

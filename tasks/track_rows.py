@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from arl_core.edit import levers_seen_from
-from arl_core.records import Experiment, finite_json, one_line
+from arl_core.records import Experiment, one_line
 from frozen_env.contract import Report, Status, is_better
 
 CURVE_POINTS = 120  # a longer curve is thinned: a metric costs 0.2 ms, and curve.json has every point
@@ -137,14 +137,6 @@ def thin(reports: Sequence[Report], most: int = CURVE_POINTS) -> list[Report]:
     if len(reports) <= most:
         return list(reports)
     return [reports[round(i * (len(reports) - 1) / (most - 1))] for i in range(most)]
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"policy.lora_r": 8, …} of nested settings."""
-    found: dict[str, Any] = {}
-    for key, value in finite_json(settings).items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def _is_number(value: Any) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from arl_core.config import CampaignConfig, load_config
+from arl_core.config import CampaignConfig, flat, load_config
 from arl_core.edit import read_constants
 from arl_core.errors import ConfigError
 from arl_core.memory import Memory
@@ -33,7 +33,6 @@ from tasks.patch import Patch, applied
 from tasks.prompt import make_prompt
 from tasks.propose import Shown, choosing, fitted_critic, parents_of
 from tasks.reward import make_reward
-from tasks.track_rows import flat
 
 ROOT = Path(__file__).resolve().parents[2]
 ARMS = {  # arm: does PPO update the policy, does the critic choose among policy.choices samples for each experiment

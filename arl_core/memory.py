@@ -230,15 +230,8 @@ class Memory(MemoryFile):
         """Return the latest runs that trained to the end and were measured in this very frozen environment, from all
         campaigns, oldest first: what the forecaster is calibrated on. Their texts and verdicts are left empty, and
         without `curves` their reports."""
-        return self._latest_runs(environment_digest, f"status in ('kept', 'discarded') and {MEASURED}", limit, curves)
-
-    def stopped_runs(self, environment_digest: str, limit: int = 500, *, curves: bool = True) -> list[Experiment]:
-        """As completed_runs(), those that a verdict ended."""
-        return self._latest_runs(environment_digest, "status = 'stopped_early'", limit, curves)
-
-    def _latest_runs(self, environment_digest: str, which: str, limit: int, curves: bool) -> list[Experiment]:
-        where = f"""where environment_digest = ? and {which} and reports > 0
-                    order by campaign desc, idx desc limit ?"""
+        where = f"""where environment_digest = ? and status in ('kept', 'discarded') and {MEASURED}
+                    and reports > 0 order by campaign desc, idx desc limit ?"""
         with self._open() as db:
             return self._experiments(db, where, [environment_digest, limit], REPORT_LISTS if curves else ())[::-1]
 

@@ -31,7 +31,7 @@ from arl_core.edit import write_constants
 from arl_core.outcome import settle
 from arl_core.policy.synthesis import apply, draw_edit
 from arl_core.records import source_hash
-from arl_core.selfeval import Curve, PastRun, Snapshot, StoppedRun, make_judge
+from arl_core.selfeval import Curve, PastRun, Snapshot, make_judge
 from arl_core.selfeval.judge import broken_run
 from frozen_env.contract import Judge, Progress, ResearchError, RunResult, Status, Verdict
 from frozen_env.fetch import data_dir
@@ -57,7 +57,6 @@ class Arm:
     best: float | None = None
     statuses: list[str] = field(default_factory=list)
     completed: list[PastRun] = field(default_factory=list)
-    stopped: list[StoppedRun] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
     confirmed: list[float] = field(default_factory=list)
     would_stop: int = 0  # improving runs that the verdict would have stopped
@@ -79,7 +78,7 @@ class Arm:
         """Judge as a campaign does; without stopping, the verdict is recorded and the run goes on."""
         share = spec.check_every_s / spec.budget_s
         checks = [k * share for k in range(1, int(1 / share) + 1) if k * share < 1]
-        judge = make_judge(Snapshot.build(self.completed, self.stopped, alpha=self.alpha, checks=checks))
+        judge = make_judge(Snapshot.build(self.completed, alpha=self.alpha, checks=checks))
         if self.stops:
             return judge
 
@@ -102,8 +101,6 @@ class Arm:
         self.seen.add(row["source_hash"])
         if row["past"] is not None:
             self.completed.append(PastRun(row["value"], tuple(row["past"]["levels"]), blur=row["past"]["blur"]))
-        if row["cut"] is not None:
-            self.stopped.append(StoppedRun(row["cut"]["until"], tuple(row["cut"]["levels"])))
         if row["status"] == Status.KEPT:
             self.would_stop += bool(row["would_stop_at"]) and len(self.completed) > 1
             self.best, self.source = row["value"], row["source"]
@@ -123,10 +120,7 @@ def run_next(arm: Arm, host: Host, spec: EnvironmentSpec, confirms: bool) -> dic
 
 def _line(arm: Arm, source: str, result: RunResult) -> dict[str, Any]:
     outcome = settle(result, arm.best, "lower")
-    curve = Curve.from_reports(result.reports)
-    past = None if outcome.value is None else PastRun.from_curve(curve, outcome.value)
-    stopped = outcome.status is Status.STOPPED_EARLY and result.reports
-    cut = StoppedRun.from_curve(curve, result.reports[-1].fraction) if stopped else None
+    past = None if outcome.value is None else PastRun.from_curve(Curve.from_reports(result.reports), outcome.value)
     kept = outcome.status is Status.KEPT
     return {
         "status": str(outcome.status),
@@ -138,7 +132,6 @@ def _line(arm: Arm, source: str, result: RunResult) -> dict[str, Any]:
         "source_hash": source_hash(source),
         "source": source if kept else None,
         "past": past and {"levels": past.levels, "blur": past.blur},
-        "cut": cut and {"levels": cut.levels, "until": cut.until},
     }
 
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from arl_core.selfeval.curve import GRID, Curve, levels, levels_and_errors
+from arl_core.selfeval.curve import Curve, levels, levels_and_errors
 from arl_core.selfeval.forecast import FIRST_LOOK, PAST
 from arl_core.selfeval.judge import prepare
 from arl_core.selfeval.naive import power_law
-from arl_core.selfeval.snapshot import DEFAULT_ALPHA, PastRun, Snapshot, StoppedRun
+from arl_core.selfeval.snapshot import DEFAULT_ALPHA, PastRun, Snapshot
 from frozen_env.contract import Status
 
 LOOKS = tuple(k / 20 for k in range(1, 20))
@@ -176,22 +176,18 @@ def rule_optuna(kind: str, episode: int) -> Stop:
 
 
 def rule_ours(alpha: float, history: tuple[PastRun, ...]) -> Stop:
-    """The verdict of arl_core.selfeval; a forecaster is fitted before each run, as a campaign does."""
-    stopped: list[StoppedRun] = []
-    state: dict[str, Any] = {"run": None, "test": None}
+    """The verdict of arl_core.selfeval; a forecaster is fitted whenever a run has completed."""
+    fitted: dict[int, Any] = {}
 
     def stop(run: Run, look: int, completed: list[Run]) -> bool:
         if LOOKS[look] < FIRST_LOOK:
             return False
-        if state["run"] is not run:
+        if len(completed) not in fitted:
             runs = [*history, *(r.past for r in completed)]
-            state["test"] = prepare(Snapshot.build(runs, stopped, loss_scale=1.0, alpha=alpha, checks=LOOKS))
-            state["run"] = run
-        test, at = state["test"], LOOKS[look]
-        stops = bool(test.p_tie(run.level_LP[look], at, float(run.error_L[look])) < test.stop_below(at))
-        if stops:
-            stopped.append(StoppedRun(at, run.past.levels[: round(at * len(GRID))]))
-        return stops
+            fitted[len(completed)] = prepare(Snapshot.build(runs, loss_scale=1.0, alpha=alpha, checks=LOOKS))
+        forecaster = fitted[len(completed)]
+        p_tie = forecaster.p_tie(run.level_LP[look], LOOKS[look], float(run.error_L[look]))
+        return bool(p_tie < forecaster.stop_below(LOOKS[look]))
 
     return stop
 

@@ -3,6 +3,6 @@
 from arl_core.selfeval.curve import Curve
 from arl_core.selfeval.forecast import Forecaster, Outlook
 from arl_core.selfeval.judge import RULES, Rule, make_judge
-from arl_core.selfeval.snapshot import PastRun, Snapshot, StoppedRun
+from arl_core.selfeval.snapshot import PastRun, Snapshot
 
-__all__ = ["RULES", "Curve", "Forecaster", "Outlook", "PastRun", "Rule", "Snapshot", "StoppedRun", "make_judge"]
+__all__ = ["RULES", "Curve", "Forecaster", "Outlook", "PastRun", "Rule", "Snapshot", "make_judge"]

@@ -14,9 +14,11 @@ columns, P coefficients.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from arl_core.selfeval.curve import GRID, Curve, levels_and_errors
 from arl_core.selfeval.regression import Regression, fit, fit_robust, student_cdf
@@ -26,20 +28,30 @@ Array = NDArray[np.float64]
 
 PAST = (0.8, 0.6, 0.4, 0.2)  # the recent past: levels at these shares of the elapsed fraction, minus the level now
 FIRST_LOOK = 0.08  # before this fraction the start still shows more than the run
+NEVER_JUDGED = 4  # the first runs of a campaign run whole, so they calibrate without selection
 _NEAR = 0.005  # relative distance from the incumbent's final within which completed runs count most in the tie
 _ENOUGH = 8.0  # widen that distance until completed runs weigh as much as so many
 _CLIP = 0.07  # features beyond ±7 % of the loss are as good as 7 %
 _HARVEST, _PAST_SD = 0.2, 0.05  # prior: of what a run fell since each earlier share, so much is no longer to come…
 _HARVEST_FROM, _HARVEST_ALL = 0.25, 0.6  # …not before this fraction, in full from that one: early falls are the start's
 _RATE, _RATE_SD = 0.03, 0.03  # prior: loss still to drop per unit of learning rate over its peak (annealing law)
+_PATIENCE = 1.5  # a check at fraction f asks for 1 + 1.5·f times the evidence: late errors cost more than they save
 _SCALE, _SCALE_EARLY = 0.012, 0.05  # prior residual scale of a level, relative: late, and added at the start
 _TIE_SLOPE, _TIE_SLOPE_SD = 0.6, 0.25  # prior: a run that ends 1 % lower stands so much lower now
+_USUAL_SHARE = 0.25  # of completed runs that improve; more often, and a campaign is judged with a smaller alpha…
+_CAUTION = 3.0  # …by this power of the excess, as far as only its own, worse runs have taught the drop
 _DOF0 = 10.0  # the prior on the residual scale is worth so many runs
+_PRIOR_PATHS = 30.0  # the prior on the worst deviation of a whole run is worth so many runs: four draws are mere noise
+_EFFECTIVE_LOOKS = 4.0  # without draws, a run's checks are taken for this many independent ones
 
 
 def prior_scale(fraction: float) -> float:
     """Guess the relative residual scale of a level at a fraction, before any run has taught better."""
     return _SCALE + _SCALE_EARLY * float(np.exp(-fraction / 0.08))
+
+
+def _patience(fraction: float) -> float:
+    return 1.0 + _PATIENCE * fraction
 
 
 def _harvest(fraction: float) -> Array:
@@ -51,6 +63,14 @@ def _harvest(fraction: float) -> Array:
     """
     grown = min(1.0, max(0.0, (fraction - _HARVEST_FROM) / (_HARVEST_ALL - _HARVEST_FROM)))
     return -_HARVEST * grown * np.array([0.0, *[1.0] * (len(PAST) - 1)])
+
+
+@lru_cache(maxsize=8)
+def _prior_risk(checks: tuple[float, ...]) -> tuple[Array, Array]:
+    """Give levels of strictness, rising, and the prior probability that a run which ties is stopped under each."""
+    grid = np.linspace(-4.0, 4.0, 801)  # below zero a run must look better than a tie: the frontier's bold end
+    one_look = np.mean([special.ndtr(-grid * _patience(f)) for f in checks], axis=0)
+    return grid, 1.0 - (1.0 - one_look) ** _EFFECTIVE_LOOKS
 
 
 @dataclass(frozen=True)
@@ -93,17 +113,17 @@ class Forecaster:
         self.incumbent = loss / self.unit
         self.final_N = (final_N - self.offset) / self.slope / self.unit
         self.blur = float(np.median([run.blur for run in runs])) / self.unit
-        self.near_N, self.width = self._near()
+        self.near_N = self._near()
         self._looks: dict[float, Look] = {}
         self._forecasts: dict[float, Regression] = {}
 
-    def _near(self) -> tuple[Array, float]:
-        """Weigh completed runs by how near to the incumbent they ended, and say within what distance."""
+    def _near(self) -> Array:
+        """Weigh completed runs by how near to the incumbent they ended."""
         distance_N = np.abs(self.final_N - self.incumbent)
         width = _NEAR
         while (weight_N := np.exp(-distance_N / width)).sum() < min(_ENOUGH, 0.6 * len(distance_N)) and width < 1:
             width *= 1.5
-        return np.asarray(weight_N, dtype=np.float64), width
+        return np.asarray(weight_N, dtype=np.float64)
 
     def look(self, fraction: float) -> Look:
         """Fit the tie at a fraction, once; the first call fits every planned check."""
@@ -163,6 +183,40 @@ class Forecaster:
         low_KN, high_KN = value_NC.T[low_K], value_NC.T[high_K]
         return np.asarray(np.where(share_K1 > 1e-6, (1 - share_K1) * low_KN + share_K1 * high_KN, low_KN))
 
+    def stop_below(self, fraction: float) -> float:
+        """Give the p_tie under which a run is stopped at a fraction. All checks together keep the promise of alpha."""
+        return float(special.ndtr(-self.strictness * _patience(fraction)))
+
+    @cached_property
+    def strictness(self) -> float:
+        """How many standard deviations, times patience, stop a run: at most alpha of runs that tie ever show as many.
+
+        Calibrated on whole paths: each completed run that was never judged is replayed as if it tied, and its worst
+        left-out deviation over the planned checks is one draw; a prior worth a few runs stands in while draws are few.
+        """
+        own = float(self.near_N[self.own_N].sum() / self.near_N.sum())  # of what is known near the incumbent
+        share = min(1.0, _USUAL_SHARE / self._improving_share()) ** (_CAUTION * own)
+        alpha = 1.0 - (1.0 - self.snapshot.alpha) ** share  # near share · alpha, and still free up to 1
+        checks = [f for f in self.snapshot.checks if FIRST_LOOK <= f < 1] or [0.5]
+        clean_N = ~self.own_N
+        clean_N[np.flatnonzero(self.own_N)[:NEVER_JUDGED]] = True
+        weight_N = np.where(clean_N, self.near_N, 0.0)
+        worst_N = np.max([-special.ndtri(self.look(f).p_N) / _patience(f) for f in checks], axis=0)
+        grid, prior = _prior_risk(tuple(checks))
+        order = np.argsort(worst_N)
+        beyond = weight_N.sum() - np.concatenate([[0.0], np.cumsum(weight_N[order])])
+        seen = beyond[np.searchsorted(worst_N[order], grid, side="right")]
+        risk = (_PRIOR_PATHS * prior + seen) / (_PRIOR_PATHS + weight_N.sum())
+        enough = grid[risk <= alpha]
+        return float(enough[0]) if len(enough) else float(grid[-1])
+
+    def _improving_share(self) -> float:
+        """Estimate how many of this campaign's whole runs improve. Who improves often has more to lose by stopping."""
+        own = [run.final for run in self.snapshot.completed if run.own]
+        best = np.minimum.accumulate(np.array(own) * (1 if self.snapshot.direction == "lower" else -1))
+        improved = int((np.diff(best)[NEVER_JUDGED - 1 :] < 0).sum())
+        return (improved + 1) / (max(len(own) - NEVER_JUDGED, 0) + 3)
+
     def outlook(self, curve: Curve, fraction: float) -> Outlook:
         """Judge a run by its curve so far. NaN fields when the curve is empty."""
         at = np.array([fraction, *(fraction * share for share in PAST)])
@@ -181,25 +235,6 @@ class Forecaster:
         above = level_1P[0] / self.unit - self.incumbent - centre
         return float(student_cdf(-above / scale, look.tie.dof))
 
-    def of_curves(self, level_MC: Array, rate_MC: Array, fraction: float) -> tuple[Array, Array, Array]:
-        """Judge many runs at a fraction by their levels and rates on GRID (nats; NaN where unknown), as if they tied and as
-        they are: p_tie_M, and centre and scale of the forecast, relative to the incumbent and in units of its loss."""
-        look = self.look(fraction)
-        at_K = np.array([fraction, *(fraction * share for share in PAST)])
-        level_KM = self._at(level_MC, at_K) / self.unit
-        past_PM = np.vstack([level_KM[1:] - level_KM[0], _RATE * self._at(rate_MC, at_K[:1])])
-        past_MP, above_M = _features(past_PM.T, look.centre_P), level_KM[0] - self.incumbent
-        one_M, tied_M = np.ones_like(above_M), np.zeros_like(above_M)
-        centre_M, scale_M = look.tie.predict_all(np.column_stack([one_M, tied_M, past_MP]))
-        p_M = student_cdf((centre_M - above_M) / scale_M, look.tie.dof)
-        ahead_M = np.clip(above_M - look.tie.mean_P[0], -_CLIP, 2 * _CLIP)
-        return p_M, *self._forecast(fraction).predict_all(np.column_stack([one_M, ahead_M, past_MP]))
-
-    def _forecast(self, fraction: float) -> Regression:
-        if fraction not in self._forecasts:
-            self._forecasts[fraction] = self._fit_forecast(fraction, self.look(fraction))
-        return self._forecasts[fraction]
-
     def _past(self, level_1P: Array, rate: float, look: Look) -> Array:
         past_P = np.append((level_1P[1:] - level_1P[0]) / self.unit, _RATE * rate)
         return _features(past_P, look.centre_P)
@@ -209,7 +244,9 @@ class Forecaster:
 
     def _outlook(self, level_1P: Array, fraction: float, error: float, rate: float) -> Outlook:
         look = self.look(fraction)
-        regression = self._forecast(fraction)
+        if fraction not in self._forecasts:
+            self._forecasts[fraction] = self._fit_forecast(fraction, look)
+        regression = self._forecasts[fraction]
         ahead = np.clip(level_1P[0] / self.unit - self.incumbent - look.tie.mean_P[0], -_CLIP, 2 * _CLIP)
         middle, spread = regression.predict(np.array([1.0, ahead, *self._past(level_1P, rate, look)]))
         spread = float(np.hypot(spread, self._extra(error, fraction)))

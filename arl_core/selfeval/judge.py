@@ -8,10 +8,9 @@ from typing import Literal
 import numpy as np
 
 from arl_core.selfeval.curve import Curve
-from arl_core.selfeval.forecast import FIRST_LOOK
+from arl_core.selfeval.forecast import FIRST_LOOK, NEVER_JUDGED, Forecaster
 from arl_core.selfeval.naive import power_law
 from arl_core.selfeval.snapshot import Snapshot
-from arl_core.selfeval.strictness import NEVER_JUDGED, TieTest
 from frozen_env.contract import Judge, Progress, Report, Verdict
 
 Rule = Literal["none", "naive", "ours"]
@@ -48,13 +47,13 @@ def make_judge(snapshot: Snapshot, rule: Rule = "ours") -> Judge:
     return judge
 
 
-def prepare(snapshot: Snapshot) -> TieTest | None:
+def prepare(snapshot: Snapshot) -> Forecaster | None:
     """Fit every planned check. None while there are too few completed runs to judge by."""
     own = sum(run.own for run in snapshot.completed)
     earlier = len(snapshot.completed) - own
     if snapshot.incumbent is None or (own < NEVER_JUDGED and earlier < ENOUGH_EARLIER):
         return None
-    forecaster = TieTest(snapshot)
+    forecaster = Forecaster(snapshot)
     _ = forecaster.strictness
     return forecaster
 
@@ -88,7 +87,7 @@ def naive_verdict(snapshot: Snapshot, curve: Curve, fraction: float) -> Verdict:
     return Verdict(bool(worse), reason, "naive", fraction, forecast, incumbent=snapshot.incumbent)
 
 
-def our_verdict(snapshot: Snapshot, forecaster: TieTest | None, curve: Curve, fraction: float) -> Verdict:
+def our_verdict(snapshot: Snapshot, forecaster: Forecaster | None, curve: Curve, fraction: float) -> Verdict:
     """Stop when a run that would tie the incumbent almost never looks this bad at this fraction."""
     incumbent = snapshot.incumbent
     if forecaster is None:

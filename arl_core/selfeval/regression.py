@@ -35,12 +35,7 @@ class Regression:
 
     def predict(self, x_P: Array) -> tuple[float, float]:
         """Give centre and scale of the Student-t prediction at x_P."""
-        centre_1, scale_1 = self.predict_all(x_P[None])
-        return float(centre_1[0]), float(scale_1[0])
-
-    def predict_all(self, x_NP: Array) -> tuple[Array, Array]:
-        """Give centres and scales of the predictions at many points, [N] each."""
-        return x_NP @ self.mean_P, self.s * np.sqrt(1 + ((x_NP @ self.cov_PP) * x_NP).sum(axis=1))
+        return float(x_P @ self.mean_P), float(self.s * np.sqrt(1 + x_P @ self.cov_PP @ x_P))
 
 
 def fit(

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from arl_core.selfeval.curve import GRID, Curve, levels_and_errors
 from frozen_env.contract import Direction, is_better
 
-DEFAULT_ALPHA = 0.6  # how often a run that exactly ties may be stopped; how it was chosen: docs/stopping.md
+DEFAULT_ALPHA = 0.4  # how often a run that exactly ties may be stopped; how it was chosen: docs/stopping.md
 BLUR_AT = 0.25  # the elapsed fraction at which the noise of a level is kept
-MAX_OWN, MAX_EARLIER, MAX_STOPPED = 256, 256, 256  # runs kept; a snapshot stays under 0.6 MB of JSON
+MAX_OWN, MAX_EARLIER = 256, 256  # runs kept; a snapshot stays under 0.4 MB of JSON
 
 
 @dataclass(frozen=True)
@@ -38,24 +37,11 @@ class PastRun:
     @classmethod
     def from_curve(cls, curve: Curve, final: float, group: str = "", own: bool = True) -> PastRun:
         """Resample a whole run's curve on GRID, each level from what had been seen by then."""
-        compact, error_C = _compact(curve, len(GRID))
+        level_C, error_C = levels_and_errors(curve, GRID)
+        compact = tuple(None if math.isnan(x) else round(x, 6) for x in level_C.tolist())
         blur = float(error_C[int(BLUR_AT * len(GRID)) - 1])
-        return cls(float(final), compact, group, own, 0.0 if math.isnan(blur) else round(blur, 6), _rates(curve))
-
-
-@dataclass(frozen=True)
-class StoppedRun:
-    """A run that a verdict ended at the elapsed fraction `until`; nobody knows its final. levels and rates as in PastRun,
-    the levels of later fractions left out."""
-
-    until: float
-    levels: tuple[float | None, ...]
-    rates: tuple[float, ...] = ()
-
-    @classmethod
-    def from_curve(cls, curve: Curve, until: float) -> StoppedRun:
-        columns = min(math.ceil(until * len(GRID) - 1e-9), len(GRID))
-        return cls(float(until), _compact(curve, columns)[0], _rates(curve))
+        rates = () if curve.rate_C is None else tuple(round(x, 3) for x in curve.rate_C.tolist())
+        return cls(float(final), compact, group, own, 0.0 if math.isnan(blur) else round(blur, 6), rates)
 
 
 @dataclass(frozen=True)
@@ -65,7 +51,7 @@ class Snapshot:
     completed: whole runs in the order of their time (oldest first), own campaign and earlier ones. incumbent: the best
     final so far, None before the first. loss_scale turns nats/token into the metric's units (bits-per-byte:
     1/(ln 2 · bytes per token)); None has it learned from completed runs. alpha: how often a run that exactly ties may be stopped.
-    checks: the elapsed fractions at which the supervisor plans to ask. stopped: runs that a verdict ended, oldest first.
+    checks: the elapsed fractions at which the supervisor plans to ask.
     """
 
     completed: tuple[PastRun, ...] = ()
@@ -74,28 +60,25 @@ class Snapshot:
     loss_scale: float | None = None
     alpha: float = DEFAULT_ALPHA
     checks: tuple[float, ...] = field(default_factory=lambda: tuple(k / 20 for k in range(1, 20)))
-    stopped: tuple[StoppedRun, ...] = ()
 
     @classmethod
     def build(
         cls,
         completed: Sequence[PastRun],
-        stopped: Sequence[StoppedRun] = (),
         *,
         direction: Direction = "lower",
         loss_scale: float | None = None,
         alpha: float = DEFAULT_ALPHA,
         checks: Sequence[float] = tuple(k / 20 for k in range(1, 20)),
     ) -> Snapshot:
-        """Bound the size: of own runs MAX_OWN, half the best, half the latest; of earlier ones the nearest to our best; of
-        stopped ones the latest."""
+        """Bound the size: of own runs MAX_OWN, half the best, half the latest; of earlier ones the nearest to our best."""
         own = [run for run in completed if run.own and math.isfinite(run.final)]
         earlier = [run for run in completed if not run.own and math.isfinite(run.final)]
         best = None
         for run in own:
             best = run.final if best is None or is_better(run.final, best, direction) else best
         kept = tuple(_bound_own(own, direction)) + tuple(_bound_earlier(earlier, best))
-        return cls(kept, best, direction, loss_scale, alpha, tuple(checks), tuple(stopped[-MAX_STOPPED:]))
+        return cls(kept, best, direction, loss_scale, alpha, tuple(checks))
 
     def metric_of_loss(self) -> tuple[float, float]:
         """Give (offset, slope) with metric ≈ offset + slope · loss at the end of a run.
@@ -126,20 +109,7 @@ class Snapshot:
             for run in fields["completed"]
         )
         fields["checks"] = tuple(fields["checks"])
-        fields["stopped"] = tuple(
-            StoppedRun(run["until"], tuple(run["levels"]), tuple(run["rates"])) for run in fields.get("stopped", ())
-        )
         return cls(**fields)
-
-
-def _compact(curve: Curve, columns: int) -> tuple[tuple[float | None, ...], NDArray[np.float64]]:
-    """Resample a curve on the first columns of GRID: levels, rounded, and their standard errors."""
-    level_C, error_C = levels_and_errors(curve, GRID[:columns])
-    return tuple(None if math.isnan(x) else round(x, 6) for x in level_C.tolist()), error_C
-
-
-def _rates(curve: Curve) -> tuple[float, ...]:
-    return () if curve.rate_C is None else tuple(round(x, 3) for x in curve.rate_C.tolist())
 
 
 def _bound_own(runs: list[PastRun], direction: Direction) -> list[PastRun]:

@@ -191,7 +191,7 @@ def test_a_critic_sees_the_first_program_the_latest_and_the_best_measured(tmp_pa
     assert [one.index for one in memory.programs("c", 100)] == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11]
 
 
-def test_curves_and_completed_and_stopped_runs_of_one_environment(memory: Memory) -> None:
+def test_curves_and_completed_runs_of_one_environment(memory: Memory) -> None:
     curve = (Report(1, 0.1, 0.1, 4.0, 1e-3), Report(2, 0.2, 1.0, 3.0, 0.0))
     memory.create_campaign(campaign("d"))
     run = {"reports": curve, "environment_digest": "e1"}
@@ -202,8 +202,6 @@ def test_curves_and_completed_and_stopped_runs_of_one_environment(memory: Memory
     assert memory.curves("c") == {0: curve, 1: curve, 2: curve}
     assert [(one.campaign_id, one.reports) for one in memory.completed_runs("e1")] == [("c", curve), ("d", curve)]
     assert [one.campaign_id for one in memory.completed_runs("e1", limit=1)] == ["d"]
-    assert [(one.index, one.reports) for one in memory.stopped_runs("e1")] == [(2, curve)]
-    assert memory.stopped_runs("e2") == []
 
 
 def test_an_export_is_json_lines_of_everything(memory: Memory, tmp_path: Path) -> None:

@@ -35,11 +35,6 @@ class CountingMemory(Memory):
         self.curves_read += len(found) if curves else 0
         return found
 
-    def stopped_runs(self, *arguments: Any, curves: bool = True, **named: Any) -> list[Experiment]:
-        found = super().stopped_runs(*arguments, curves=curves, **named)
-        self.curves_read += len(found) if curves else 0
-        return found
-
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[CountingMemory]:
@@ -65,21 +60,10 @@ def test_remembered_and_read_anew_are_the_same(memory: CountingMemory, earlier_c
     assert history.snapshot() == anew, "a run without a value calibrates nothing"
 
 
-@pytest.mark.parametrize("earlier_count", [True, False])
-def test_stopped_runs_are_told_up_to_their_last_report(memory: CountingMemory, earlier_count: bool) -> None:
-    cut = {"status": Status.STOPPED_EARLY, "value": None, "reports": run(0).reports[:3]}
-    memory.commit_iteration(run(1, "earlier", **cut), State())
-    memory.commit_iteration(run(0, status=Status.KEPT), State())
-    memory.commit_iteration(run(1, **cut), State())
-    config = load_config("embedded", {"stopping.history": earlier_count})
-    told = StoppingHistory(memory, campaign(), config).snapshot()["stopped"]
-    assert [(one["until"], len(one["levels"])) for one in told] == [(0.3, 12)] * (2 if earlier_count else 1)
-
-
 def test_only_the_curves_that_are_new_are_read(memory: CountingMemory) -> None:
     history = StoppingHistory(memory, campaign(), load_config("embedded", {"stopping.history": True}))
     for index in range(10):
-        memory.commit_iteration(run(index, status=Status.STOPPED_EARLY if index % 3 else Status.DISCARDED), State())
+        memory.commit_iteration(run(index), State())
         history.snapshot()
     assert memory.curves_read == 11
     history.snapshot()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from arl_core.config import CampaignConfig
 from arl_core.outcome import Outcome, settle
+from arl_core.policy.parents import Shown
 from arl_core.records import Experiment, source_hash, utc_now
 from arl_core.second_look import reference
 from flows.confirm import Look, measure_floor, paid_for, second_look
@@ -21,7 +22,7 @@ from tasks import forget_results
 from tasks.commit import commit
 from tasks.patch import Patch, patch
 from tasks.prompt import make_prompt
-from tasks.propose import Shown, choosing, fitted_critic, parents_of, propose, propose_many
+from tasks.propose import choosing, fitted_critic, parents_of, propose, propose_many
 from tasks.reward import make_reward
 from tasks.track import track
 from tasks.update import checkpoint, update
@@ -104,7 +105,9 @@ def propose_edits(session: Session, indices: Sequence[int], under_way: Collectio
     with costs.timed("prompt"):
         shown = Shown.of(
             edited,
-            lambda one: make_prompt(memory, campaign, config, one, indices[0], policy.count_tokens, ROOT).text,
+            lambda one: (
+                make_prompt(memory, campaign, config, incumbent, one, indices[0], policy.count_tokens, ROOT).text
+            ),
         )
     seeds = [seed_of(config, index) for index in indices]
     with costs.timed("propose"):

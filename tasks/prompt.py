@@ -20,11 +20,14 @@ def make_prompt(
     campaign: Campaign,
     config: CampaignConfig,
     incumbent: Experiment,
+    parent: Experiment,
     index: int,
     count_tokens: CountTokens,
     root: Path,
 ) -> Prompt:
-    """Return the prompt of experiment `index`. The agenda is read anew each time, so an edit of it takes effect at once.
+    """Return the prompt of experiment `index`, which edits the program of `parent`.
+
+    The agenda is read anew each time, so an edit of it takes effect at once.
 
     Raises ConfigError when the agenda cannot be read.
     """
@@ -38,7 +41,7 @@ def make_prompt(
         ) from error
     given = PromptInput(
         agenda=agenda,
-        source=incumbent.source,
+        source=parent.source,
         metric=campaign.metric,
         direction=campaign.direction,
         best=_past(incumbent),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prefect import task
 
+from arl_core.policy.parents import by_turns
 from arl_core.policy.proposers import Choose, in_order
 from arl_core.records import Campaign, Experiment, source_hash
 from tasks import ONCE
@@ -39,8 +39,9 @@ def propose_many(
 
 
 def fitted_critic(memory: Memory, campaign: Campaign, config: CampaignConfig) -> Critic | None:
-    """Return a critic that has seen what came of this campaign's experiments; None where no choice is made."""
-    if config.policy.choices == 1:
+    """Return a critic that has seen what came of this campaign's experiments; None where no choice is made: one sample for
+    each experiment, or a proposer that is not a policy of ours (a control must not be guided)."""
+    if config.policy.choices == 1 or config.policy.proposer != "policy":
         return None
     from arl_core.policy.choice import fit_critic
 
@@ -55,33 +56,13 @@ def parents_of(
     incumbent: Experiment,
     indices: Sequence[int],
 ) -> list[Experiment]:
-    """Return whose program is edited, for each of the experiments to come: by turns the incumbent's and the critic's favourite."""
-    other = None
+    """Return whose program is edited, for each of the experiments to come, as policy.parents says."""
+    favourite = None
     if critic is not None and config.policy.parents == "by_turns":
-        from arl_core.policy.choice import favourite
+        from arl_core.policy import choice
 
-        other = favourite(memory, campaign, critic)
-    return [other if other is not None and index % 2 else incumbent for index in indices]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What the policy is shown for the experiments to come: a prompt for each, and by prompt whose program it edits."""
-
-    prompts: list[str]
-    parents: dict[str, Experiment]
-
-    @classmethod
-    def of(cls, parents: Sequence[Experiment], prompt_of: Callable[[Experiment], str]) -> Shown:
-        """Make each parent's prompt once."""
-        prompts = {one.index: prompt_of(one) for one in {one.index: one for one in parents}.values()}
-        # A prompt that two parents share (a source cut short) stands for the first of them, for the sampler and for the patch.
-        by_prompt = {prompts[one.index]: one for one in reversed(parents)}
-        return cls([prompts[one.index] for one in parents], by_prompt)
-
-    @property
-    def sources(self) -> list[str]:
-        return [self.parents[prompt].source for prompt in self.prompts]
+        favourite = choice.favourite(memory, campaign, critic)
+    return by_turns(incumbent, favourite, indices)
 
 
 def choosing(

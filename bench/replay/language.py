@@ -23,6 +23,7 @@ from arl_core.edit import read_constants
 from arl_core.errors import ConfigError
 from arl_core.memory import Memory
 from arl_core.outcome import settle
+from arl_core.policy.parents import Shown
 from arl_core.records import Campaign, Experiment, source_hash, utc_now
 from bench.replay.progress import Progress
 from bench.replay.space import Setting
@@ -31,7 +32,7 @@ from frozen_env.contract import Cause, Ending, RunResult, Score, Status
 from frozen_env.fetch import data_dir
 from tasks.patch import Patch, applied
 from tasks.prompt import make_prompt
-from tasks.propose import Shown, choosing, fitted_critic, parents_of
+from tasks.propose import choosing, fitted_critic, parents_of
 from tasks.reward import make_reward
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,7 +140,7 @@ class LanguageArm:
         critic = fitted_critic(memory, campaign, config)
         shown = Shown.of(
             parents_of(memory, campaign, config, critic, incumbent, range(first, first + count)),
-            lambda one: make_prompt.fn(memory, campaign, config, one, first, policy.count_tokens, ROOT).text,
+            lambda one: make_prompt.fn(memory, campaign, config, incumbent, one, first, policy.count_tokens, ROOT).text,
         )
         seeds = [(self.seed * 1_000_003 + first + i) % 2**31 for i in range(count)]
         choose = choosing(

@@ -13,6 +13,7 @@ from arl_core.policy import choice
 from arl_core.policy.rollout import EditBlock, Rollout
 from arl_core.records import Campaign, Experiment, State, source_hash
 from flows import iteration
+from tasks.propose import fitted_critic
 
 SOURCE = "DEPTH = 4\nWIDTH = 64\n\n\ndef build_model():\n    return DEPTH\n"
 
@@ -88,7 +89,7 @@ def test_a_policy_that_samples_one_edit_for_each_experiment_is_given_no_critic(s
 def test_by_turns_the_incumbents_program_and_the_critics_favourite_are_edited(session, monkeypatch):
     """Each under a prompt of its own; the reward still compares with the incumbent."""
     session.config = load_config("embedded", {"policy.choices": 4, "policy.parents": "by_turns"})
-    monkeypatch.setattr(iteration, "make_prompt", lambda *given: SimpleNamespace(text=f"prompt of #{given[3].index}"))
+    monkeypatch.setattr(iteration, "make_prompt", lambda *given: SimpleNamespace(text=f"prompt of #{given[4].index}"))
     monkeypatch.setattr(choice, "favourite", lambda memory, campaign, _critic: memory.experiment(campaign.id, 1))
 
     def propose_many(self, prompts, sources, seeds, choose):
@@ -102,3 +103,9 @@ def test_by_turns_the_incumbents_program_and_the_critics_favourite_are_edited(se
     assert "WIDTH = 64" in even.edit.source
     assert "WIDTH = 96" in odd.edit.source
     assert [even.prompt, odd.prompt] == ["prompt of #0", "prompt of #1"]
+
+
+@pytest.mark.parametrize("proposer", ["random", "none"])
+def test_a_control_is_not_guided_by_a_critic(session, proposer):
+    settings = {"policy.choices": 4, "policy.parents": "by_turns", "policy.proposer": proposer}
+    assert fitted_critic(session.memory, session.campaign, load_config("embedded", settings)) is None

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 # Imported before the fork, so that a campaign starts in a moment
 import mlflow  # noqa: F401
 import peft  # noqa: F401
+import torch
 import transformers  # noqa: F401
 
 import arl_core.policy.policy  # noqa: F401
@@ -36,6 +37,7 @@ def run(place: Path, settings: dict[str, Any], point: str, occurrence: int) -> N
     code = 70
     try:
         _log_to(place)
+        torch.seed()  # as PyTorch does in a process that was not forked: from the operating system
         flows.slots.Host = AnsweringHost  # type: ignore[misc]
         if point:
             fault_points.arm(point, occurrence)

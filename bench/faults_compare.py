@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 from arl_core.memory import Memory
+from arl_core.policy import checkpoint
 from arl_core.repeats import Repeats
 from flows.session import unpack_rollouts
 
@@ -98,22 +99,22 @@ def _comparable(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _policy(place: Path, campaign_id: str, name: str) -> dict[str, bytes]:
-    """Parameters, optimizer and random state: the bytes of each tensor by its name."""
-    tensors = load_file(place / "campaigns" / campaign_id / "policy" / name / "policy.safetensors")
-    return {key: tensor.numpy().tobytes() for key, tensor in tensors.items()}
+    """Parameters and optimizer, the bytes of each tensor by its name; statistics and recent rewards under STATE."""
+    folder = place / "campaigns" / campaign_id / "policy" / name
+    tensors = load_file(folder / checkpoint.TENSORS)
+    written = {key: tensor.numpy().tobytes() for key, tensor in tensors.items()}
+    return {**written, checkpoint.STATE: (folder / checkpoint.STATE).read_bytes()}
 
 
 def _described(mine: dict[str, bytes], theirs: dict[str, bytes]) -> str:
-    """Say which tensors of two policies differ, and by how much as numbers of 32 bits."""
+    """Say which parts of two policies differ, and by how much as numbers of 32 bits."""
     names = [name for name in {**theirs, **mine} if mine.get(name) != theirs.get(name)]
     apart = [
         np.abs(np.frombuffer(mine[name], np.float32) - np.frombuffer(theirs[name], np.float32)).max()
         for name in names
-        if len(mine.get(name, b"")) == len(theirs.get(name, b"")) and not name.startswith("random")
+        if name != checkpoint.STATE and len(mine.get(name, b"")) == len(theirs.get(name, b""))
     ]
-    return (
-        f"policy differs in {len(names)} tensors, at most by {max(apart, default=np.nan):.3g}: {', '.join(names[:4])}"
-    )
+    return f"policy differs in {len(names)} parts, at most by {max(apart, default=np.nan):.3g}: {', '.join(names[:4])}"
 
 
 def _mlflow(place: Path, campaign_id: str) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The policy on disk: adapter, value head, optimizer, random states, statistics and recent rollouts, atomically.
+"""The policy on disk: adapter, value head, optimizer, statistics and recent rollouts, atomically.
 
 A checkpoint is a folder of safetensors, JSON and npz (never pickle). It is written beside its place, fsynced, and
 renamed into it; `manifest.json` holds every file's sha256, and a checkpoint's digest is the sha256 of that manifest.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -104,26 +103,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor],
                 # Adam keeps its step count on the CPU
                 moved = value.clone() if slot == "step" else value.to(parameter.device, copy=True)
                 optimizer.state[parameter][slot] = moved
-
-
-def random_tensors() -> dict[str, Tensor]:
-    """Return torch's random states as tensors."""
-    states = {"random/cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["random/cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def python_random() -> list[Any]:
-    version, words, gauss = random.getstate()
-    return [version, list(words), gauss]
-
-
-def restore_random(tensors: dict[str, Tensor], python: list[Any]) -> None:
-    torch.set_rng_state(tensors["random/cpu"])
-    if "random/cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random/cuda"])
-    random.setstate((python[0], tuple(python[1]), python[2]))
 
 
 def _put(scratch: Path, folder: Path) -> None:

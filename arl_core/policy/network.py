@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from arl_core.errors import PolicyError
 from arl_core.policy.losses import masked
 from arl_core.policy.rollout import Rollout
+from arl_core.policy.seeded import seeded
 from arl_core.policy.settings import PolicySettings
 
 ADAPTER = "rl"
@@ -73,8 +74,7 @@ class Network:
             bias="none",
             task_type="CAUSAL_LM",
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+        with seeded(settings.seed):
             try:
                 with warnings.catch_warnings():  # peft asks transformers for things that its next version renames
                     warnings.simplefilter("ignore", FutureWarning)

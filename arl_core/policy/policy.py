@@ -24,6 +24,7 @@ from arl_core.policy.network import Network
 from arl_core.policy.proposers import Choose, in_order
 from arl_core.policy.rollout import Rollout
 from arl_core.policy.sampler import sample
+from arl_core.policy.seeded import seeded
 from arl_core.policy.settings import PolicySettings
 
 ADAM_EPS = 1e-5
@@ -107,14 +108,15 @@ class Policy:
         owners = [i for i in range(len(seeds)) for _ in range(many)]
         self.to_device()
         ids = [self.encode(prompt) for prompt in prompts]
-        rollouts = sample(
-            self.network,
-            self.vocabulary,
-            [prompts[i] for i in owners],
-            [ids[i] for i in owners],
-            [sources[i] for i in owners],
-            [(seeds[i] * many + k % many) % 2**31 for k, i in enumerate(owners)],
-        )
+        with seeded(sum(seeds), self.network.device):
+            rollouts = sample(
+                self.network,
+                self.vocabulary,
+                [prompts[i] for i in owners],
+                [ids[i] for i in owners],
+                [sources[i] for i in owners],
+                [(seeds[i] * many + k % many) % 2**31 for k, i in enumerate(owners)],
+            )
         rollouts = [replace(rollout, policy_version=self.statistics.version) for rollout in rollouts]
         if many == 1:
             return rollouts
@@ -132,7 +134,10 @@ class Policy:
         self.to_device()
         started = time.monotonic()
         fresh = list(zip(rollouts, map(float, rewards), strict=True))
-        metrics, learned = ppo.update(self.network, self.optimizer, self.statistics, fresh, self.recent, self.settings)
+        with seeded(self.settings.seed + self.statistics.version, self.network.device):
+            metrics, learned = ppo.update(
+                self.network, self.optimizer, self.statistics, fresh, self.recent, self.settings
+            )
         fresh = [(rollout, reward) for rollout, (_, reward) in zip(learned, fresh, strict=True)]
         keep = self.settings.reuse_edits
         self.recent = (self.recent + fresh)[-keep:] if keep else []
@@ -144,10 +149,8 @@ class Policy:
         """Write all that continues this policy bit for bit, atomically; return the checkpoint's sha256 digest."""
         tensors: dict[str, torch.Tensor] = {f"parameter/{name}": p for name, p in self._parameters.items()}
         tensors |= checkpoint.optimizer_tensors(self.optimizer, self._names)
-        tensors |= checkpoint.random_tensors()
         state = {
             "statistics": asdict(self.statistics),
-            "python_random": checkpoint.python_random(),
             "recent_rewards": [reward for _, reward in self.recent],
             "settings": self.settings.model_dump(mode="json"),
         }
@@ -168,7 +171,6 @@ class Policy:
         self.statistics = ppo.Statistics(**state["statistics"])
         rollouts = [Rollout.from_bytes(blobs[name]) for name in sorted(blobs)]
         self.recent = list(zip(rollouts, state["recent_rewards"], strict=True))
-        checkpoint.restore_random(tensors, state["python_random"])
 
     def to_cpu(self) -> None:
         """Leave the GPU to the candidate. Proposing and updating come back by themselves."""

@@ -42,8 +42,9 @@ def tiny_tokenizer() -> Any:
 
 def tiny_base(seed: int) -> tuple[Any, Any]:
     """Return (model, tokenizer): two layers of width 64, float32, random from `seed`; global random state untouched."""
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    from arl_core.policy.seeded import seeded
 
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -57,6 +58,5 @@ def tiny_base(seed: int) -> tuple[Any, Any]:
         eos_token_id=0,
         pad_token_id=0,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return LlamaForCausalLM(config), tiny_tokenizer()

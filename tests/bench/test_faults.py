@@ -113,6 +113,7 @@ def place(tmp_path, monkeypatch):
     file = tmp_path / "campaigns" / "c" / "policy" / "step_000001" / "policy.safetensors"
     file.parent.mkdir(parents=True)
     file.write_bytes(save({"parameter/a": torch.tensor([1.0, 2.0])}))
+    file.with_name("state.json").write_text('{"statistics": {"version": 1}}')
     runs = [("campaign ", "FINISHED"), *((f"experiment {index}", "FINISHED") for index in range(3))]
     monkeypatch.setattr(faults_compare, "_mlflow", lambda *_: list(runs))
     return tmp_path
@@ -171,8 +172,8 @@ def test_a_lost_experiment_a_double_run_and_another_policy_are_noticed(place, mo
     lost, twice, differences = faults_compare.against(truth, place)
     assert (lost, twice) == (1, 1)
     assert "mlflow differs" in differences
-    (place / "campaigns" / "c" / "policy" / "step_000001" / "policy.safetensors").write_bytes(
-        save({"parameter/a": torch.tensor([1.0, 2.5])})
-    )
+    checkpoint = place / "campaigns" / "c" / "policy" / "step_000001"
+    (checkpoint / "policy.safetensors").write_bytes(save({"parameter/a": torch.tensor([1.0, 2.5])}))
+    (checkpoint / "state.json").write_text('{"statistics": {"version": 2}}')
     told = faults_compare.against(truth, place)[2]
-    assert "policy differs in 1 tensors, at most by 0.5: parameter/a" in told
+    assert "policy differs in 2 parts, at most by 0.5: parameter/a, state.json" in told

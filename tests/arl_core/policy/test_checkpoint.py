@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,17 +31,33 @@ def test_a_restored_policy_continues_bit_for_bit(load: Load, tmp_path: Path) -> 
     policy = load(reuse_edits=2)
     learn(policy, 0)
     digest = policy.save(tmp_path / "one")
-    drawn = (torch.rand(3), random.random())
     learn(policy, 10)
 
     other = load(reuse_edits=2)
     other.restore(tmp_path / "one", digest)
-    assert torch.equal(torch.rand(3), drawn[0])
-    assert random.random() == drawn[1]
     learn(other, 10)
     assert other.statistics == policy.statistics
     for name, tensor in weights(policy).items():
         assert torch.equal(tensor, weights(other)[name]), name
+
+
+def test_a_model_that_draws_from_torchs_global_generator_draws_the_same_in_another_process(load: Load) -> None:
+    """Another process begins with another global state: PyTorch takes it from the operating system."""
+
+    def proposed_and_learned(global_seed: int) -> tuple[list[str], dict[str, torch.Tensor], torch.Tensor]:
+        torch.manual_seed(global_seed)
+        policy = load()
+        policy.network.decoder.norm.register_forward_hook(lambda *call: call[2] + torch.randn_like(call[2]))
+        rollouts = policy.propose_many([PROMPT] * 3, [SOURCE] * 3, [0, 1, 2])
+        policy.update(rollouts, REWARDS)
+        return [rollout.completion for rollout in rollouts], weights(policy), torch.rand(3)
+
+    mine, theirs = proposed_and_learned(1), proposed_and_learned(2)
+    assert mine[0] == theirs[0]
+    for name, tensor in mine[1].items():
+        assert torch.equal(tensor, theirs[1][name]), name
+    torch.manual_seed(1)
+    assert torch.equal(mine[2], torch.rand(3))  # and the process's own draws are left alone
 
 
 def test_the_same_state_has_the_same_digest_and_another_state_another(load: Load, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from arl_core.config import load_config
 from arl_core.edit import read_constants, write_constants
 from arl_core.errors import ConfigError
 from arl_core.memory import Memory
+from arl_core.policy import choice, critic
 from arl_core.records import Experiment, State
 from bench.replay import __main__ as replay
 from bench.replay.__main__ import in_time, main, paired, trace_of
@@ -163,10 +164,15 @@ def test_a_language_arm_runs_the_campaigns_own_parts_and_goes_on_where_it_was_ki
 def test_an_arm_killed_inside_a_round_ends_as_if_it_had_not_been(
     judge: Surrogate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rounds of four, updates of three: killed in the first round, and after the second update was saved but not committed."""
+    """Rounds of four, updates of three: killed in the first round, and after the second update was saved but not committed.
+
+    By turns the incumbent and the critic's favourite are edited, so what waits in a round has parents of its own.
+    """
+    monkeypatch.setattr(critic, "LEAST", 2)
+    monkeypatch.setattr(choice, "favourite", lambda memory, campaign, _critic: memory.experiment(campaign.id, 1))
 
     def run(folder: str) -> list[Experiment]:
-        overrides = {**TINY, "policy.batch_edits": 3}
+        overrides = {**TINY, "policy.batch_edits": 3, "policy.parents": "by_turns", "policy.prompt_tokens": 1800}
         return LanguageArm(judge, tmp_path / folder, "rl", seed=3, edits_per_round=4, overrides=overrides).run(0.7)
 
     def seen(experiments: list[Experiment]) -> list[object]:
@@ -177,6 +183,7 @@ def test_an_arm_killed_inside_a_round_ends_as_if_it_had_not_been(
 
     whole = run("whole")
     assert len(whole) > 8, "the third round has begun"
+    assert len({one.parent_index for one in whole[5:9]}) == 2, "the second round has two parents"
     commit = Memory.commit_iteration
     for dies_at in (3, 6):
         with monkeypatch.context() as patched:

@@ -17,6 +17,8 @@ from arl_core.edit import canonical_diff, levers, named_path, summarise
 from arl_core.records import Experiment
 from frozen_env.contract import Direction, Status, is_better
 
+PROGRAMS = 12  # from here on a spread is known to a third
+NORMAL_QUARTILES = 1.349  # between the quartiles of a normal law, in standard deviations
 RAN = (Status.KEPT, Status.DISCARDED, Status.STOPPED_EARLY)  # the edit was valid and its program trained
 POLICY_PARTS = ("load_policy", "prompt", "propose", "update", "checkpoint", "policy_to_cpu", "policy_to_device")
 AFTER_COMMIT = ("before/between",)  # told in the next experiment's record; holds before/commit and before/track
@@ -46,6 +48,23 @@ def noise_sd(experiments: Sequence[Experiment]) -> float | None:
         if told is not None and math.isfinite(float(told)):
             return float(told)
     return None
+
+
+def noise_above_spread(experiments: Sequence[Experiment]) -> tuple[float, float, int] | None:
+    """(noise, spread, programs) when repeats of one program lie further apart than different programs do; None when not.
+
+    What moves a run moves those of different programs too, so noise can exceed their spread only by what the seed does: the
+    repeats have several, the programs' first runs share one. Where it does by a factor of 3, something disturbed the repeats.
+    Spread: the middle half's width as a standard deviation (of `PROGRAMS` programs or more), so that a few that are much
+    better or worse do not count.
+    """
+    noise = noise_sd(experiments)
+    values = [one.value for one in experiments if one.index and one.value is not None and math.isfinite(one.value)]
+    if noise is None or len(values) < PROGRAMS:
+        return None
+    low, _, high = statistics.quantiles(values, n=4)
+    spread = (high - low) / NORMAL_QUARTILES
+    return (noise, spread, len(values)) if noise > 3 * spread else None
 
 
 def incumbents(experiments: Iterable[Experiment]) -> list[Experiment | None]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from arl_core.records import Experiment, one_line, visible
 from arl_core.report.figures import duration
-from arl_core.report.findings import Answer, LearningPoint, Savings, figure_of, noise_sd
+from arl_core.report.findings import Answer, LearningPoint, Savings, figure_of, noise_above_spread, noise_sd
 from arl_core.theory import MOST_EXPERIMENTS, BestSoFar, ImprovementRate, gain_by_luck
 from frozen_env.contract import Direction, Status, is_better
 
@@ -105,6 +105,13 @@ def cautions(found: Answer, experiments: Sequence[Experiment], noise: float | No
     elif found.improved:
         told.append(
             "The noise of one program's value was not measured in this campaign: a gain cannot be weighed against it."
+        )
+    if disturbed := noise_above_spread(experiments):
+        sd, spread, programs = disturbed
+        told.append(
+            f"Repeats of one program have a standard deviation of {number(sd)}, yet the middle half of {programs} different "
+            f"programs one of only {number(spread)}: most likely other work disturbed the repeats. Gains were held against too "
+            "large a noise, and real ones may have been missed. Start anew on a quiet machine (--fresh)."
         )
     if any(one.sandbox == "OFF" for one in experiments):
         told.append("The sandbox was off for some runs: candidates could have reached files that hold the answers.")

@@ -9,7 +9,7 @@ import pytest
 
 from arl_core.edit import canonical_diff, levers, levers_seen_from
 from arl_core.records import Experiment
-from arl_core.report import findings
+from arl_core.report import findings, words
 from frozen_env.contract import Status
 
 SEED = "LR = 1\nWIDTH = 2\n\n\ndef f(x):\n    y = x\n    return y\n\n\nclass A:\n    def g(self):\n        return 1\n"
@@ -72,6 +72,21 @@ def test_of_confirmed_ones_the_last_promoted_leads_whatever_its_mean() -> None:
     assert findings.answer(campaign).gain == pytest.approx(0.39)
     assert [step.experiment.index for step in findings.improvements(campaign)] == [1, 2]
     assert findings.noise_sd(campaign) == 0.02
+
+
+@pytest.mark.parametrize(
+    ("noise_sd", "programs", "told"),
+    [(0.034, 12, True), (0.034, 11, False), (0.02, 12, False)],
+    ids=["disturbed repeats", "too few programs to say", "noise of the programs' own size"],
+)
+def test_repeats_that_lie_further_apart_than_programs_do_are_told(noise_sd: float, programs: int, told: bool) -> None:
+    """The middle half of twelve programs 0.002 apart has a standard deviation of 0.0096; 0.034 is more than three of them."""
+    start = kept(0, 1.78, confirmed_value=1.71, confirmations=3, extra={"confirmation": {"noise_sd": noise_sd}})
+    campaign = [start, *(one(1 + k, 1.70 + 0.002 * k) for k in range(programs)), one(60)]
+    found = findings.noise_above_spread(campaign)
+    assert (found is not None) == told
+    cautions = words.cautions(findings.answer(campaign), campaign, noise_sd)
+    assert any("most likely other work disturbed" in line for line in cautions) == told
 
 
 @pytest.mark.parametrize("campaign", [[], [one(0)], [kept(0, 2.0)], [kept(0, 2.0), one(1, 2.1), one(2)]])

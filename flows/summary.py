@@ -39,8 +39,7 @@ def print_summary(memory: Memory, campaign_id: str, folder: Path, console: Conso
         console.print(Text(diff or "the untouched target is still the best"))
     plot = plot_best_so_far(experiments, folder / "best_so_far.png")
     console.print(f"plot:       {_short(plot)}", highlight=False)
-    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_short(folder.parent.parent / 'mlflow.db')}"
-    console.print(f"MLflow UI:  mlflow ui --backend-store-uri {store}   (or: make ui)", highlight=False)
+    console.print(f"MLflow UI:  {_mlflow_page(folder.parent.parent)}", highlight=False)
     preset = memory.get_campaign(campaign_id).preset
     command = f"python -m flows.research --preset {preset} --resume {campaign_id} --iterations N"
     console.print(f"resume:     {command}", highlight=False)
@@ -127,3 +126,11 @@ def plot_best_so_far(experiments: list[Experiment], path: Path) -> Path:
 
 def _short(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def _mlflow_page(folder: Path) -> str:
+    """Where the page is: a server's address, or the command that serves the database in `folder`."""
+    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_short(folder / 'mlflow.db')}"
+    if store.startswith(("http://", "https://")):
+        return store
+    return f"mlflow ui --backend-store-uri {store}   (or: make ui)"

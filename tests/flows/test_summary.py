@@ -75,6 +75,21 @@ def test_without_confirmation_the_summary_says_that_nothing_is_confirmed(tmp_pat
     assert "re-runs:" not in shown
 
 
+@pytest.mark.parametrize(
+    ("address", "line"),
+    [
+        ("http://tracking:5000", "MLflow UI:  http://tracking:5000\n"),
+        ("", "MLflow UI:  mlflow ui --backend-store-uri sqlite:///"),
+    ],
+    ids=["a server", "a database of one's own"],
+)
+def test_the_summary_says_where_mlflows_page_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, line: str
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    assert line in summary(tmp_path, BASELINE)[0]
+
+
 @pytest.mark.parametrize("experiments", [(BASELINE,), (BASELINE, BETTER)])
 def test_the_plot_is_drawn_for_any_campaign(tmp_path: Path, experiments):
     summary(tmp_path, *experiments)

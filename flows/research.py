@@ -27,6 +27,7 @@ from flows.iteration import run_iteration, run_seed
 from flows.mortal import make_servers_mortal
 from flows.parallel import run_parallel, settled
 from flows.patient import outlive_servers
+from flows.quiet import wait_for_quiet
 from flows.session import Session, open_session, preflight
 from flows.signals import ending_on_sigterm
 from flows.start import plan
@@ -63,6 +64,7 @@ def run(session: Session, stop: StopConditions) -> None:
     indices = session.indices()
     if session.memory.experiment(session.campaign.id, 0) is None:
         session.display.begin(0, session.last_index)
+        wait_for_quiet(session.config, session.display)
         settled(session, stop, run_seed(session))
         indices = session.indices()
     if session.slots.count > 1:

@@ -135,7 +135,7 @@ class Campaign:
 class State:
     """All that a campaign needs to go on after `index`, the last experiment committed (-1: none yet).
 
-    values is plain JSON (random state, policy checkpoint's path and digest, noise…); blob is opaque bytes (rollouts
+    values is plain JSON (policy checkpoints' names and digests, learning steps…); blob is opaque bytes (rollouts
     that wait for an update). What they mean is the campaign's business.
     """
 

@@ -144,7 +144,7 @@ def measure(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
     reports = tuple(Report(10 * p, 6.0 * p, p / REPORTS, 3 + 6 / (p + 1), 1e-3) for p in range(1, REPORTS + 1))
     model = Experiment("long", 0, Status.DISCARDED, value=1.1, source=source, prompt=source[:4000], diff="d" * 500)
     model = replace(model, source_hash=source_hash(source), reports=reports, environment_digest="d0")
-    state = State({"policy_checkpoint": "policy/000123", "random_state": list(range(625))}, os.urandom(65_536))
+    state = State({"policy_checkpoint": "policy/000123", "policy_step": 123}, os.urandom(65_536))
     index = memory.next_index("long")
 
     def commit() -> None:

@@ -108,7 +108,7 @@ class Policy:
         owners = [i for i in range(len(seeds)) for _ in range(many)]
         self.to_device()
         ids = [self.encode(prompt) for prompt in prompts]
-        with seeded(sum(seeds), self.network.device):
+        with seeded(next(iter(seeds), 0), self.network.device):
             rollouts = sample(
                 self.network,
                 self.vocabulary,

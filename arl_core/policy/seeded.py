@@ -2,7 +2,8 @@
 
 PyTorch seeds them from the operating system at a process's start, so a campaign that goes on in another process would go on
 with other numbers. Ours are drawn from generators of their own (sampler.py); a model from elsewhere may draw from the global
-ones in its forward pass. Deriving their state each time, instead of saving it, leaves nothing that a kill could put apart.
+ones in its forward pass. Their state is derived each time instead of saved: a proposal's from its batch's first seed, an
+update's from policy.seed and the number of updates. So such a model repeats itself after a kill, for the same batch.
 """
 
 from __future__ import annotations

@@ -54,17 +54,18 @@ def noise_above_spread(experiments: Sequence[Experiment]) -> tuple[float, float,
     """(noise, spread, programs) when repeats of one program lie further apart than different programs do; None when not.
 
     What moves a run moves those of different programs too, so noise can exceed their spread only by what the seed does: the
-    repeats have several, the programs' first runs share one. Where it does by a factor of 3, something disturbed the repeats.
-    Spread: the middle half's width as a standard deviation (of `PROGRAMS` programs or more), so that a few that are much
-    better or worse do not count.
+    repeats have several, the programs' first runs share one. A factor of 3 is more than seeds usually do. Spread: the middle
+    half's width as a standard deviation (of `PROGRAMS` programs or more), so that a few that are much better or worse do not
+    count; 0, where runs repeat themselves and edits do nothing, says nothing.
     """
     noise = noise_sd(experiments)
-    values = [one.value for one in experiments if one.index and one.value is not None and math.isfinite(one.value)]
+    first = {one.source_hash or one.index: one.value for one in reversed(experiments) if one.index}
+    values = [value for value in first.values() if value is not None and math.isfinite(value)]
     if noise is None or len(values) < PROGRAMS:
         return None
     low, _, high = statistics.quantiles(values, n=4)
     spread = (high - low) / NORMAL_QUARTILES
-    return (noise, spread, len(values)) if noise > 3 * spread else None
+    return (noise, spread, len(values)) if 0 < 3 * spread < noise else None
 
 
 def incumbents(experiments: Iterable[Experiment]) -> list[Experiment | None]:

@@ -110,8 +110,9 @@ def cautions(found: Answer, experiments: Sequence[Experiment], noise: float | No
         sd, spread, programs = disturbed
         told.append(
             f"Repeats of one program have a standard deviation of {number(sd)}, yet the middle half of {programs} different "
-            f"programs one of only {number(spread)}: most likely other work disturbed the repeats. Gains were held against too "
-            "large a noise, and real ones may have been missed. Start anew on a quiet machine (--fresh)."
+            f"programs one of only {number(spread)}: other work seems to have disturbed the repeats (or a seed does more than an "
+            "edit). Gains were held against too large a noise, and real ones may have been missed. Start anew on a quiet machine: "
+            "--fresh --set confirm.history=false."
         )
     if any(one.sandbox == "OFF" for one in experiments):
         told.append("The sandbox was off for some runs: candidates could have reached files that hold the answers.")

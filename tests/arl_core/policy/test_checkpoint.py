@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from arl_core.errors import PolicyError
+from arl_core.policy import checkpoint
 from arl_core.policy.policy import Policy
 from arl_core.policy.settings import PolicySettings
 from tests.arl_core.policy.conftest import PROMPT, SOURCE, tiny
@@ -67,6 +68,21 @@ def test_the_same_state_has_the_same_digest_and_another_state_another(load: Load
     learn(policy, 0)
     assert policy.save(tmp_path / "a") != first  # replaced as a whole
     assert {p.name for p in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_a_checkpoint_with_the_random_states_that_were_saved_once_is_restored(load: Load, tmp_path: Path) -> None:
+    policy = load()
+    learn(policy, 0)
+    policy.save(tmp_path / "now")
+    tensors, state, blobs = checkpoint.read(tmp_path / "now")
+    tensors["random/cpu"] = torch.get_rng_state()
+    digest = checkpoint.write(tmp_path / "then", tensors, state | {"python_random": [3, [1, 2], None]}, blobs)
+    other = load()
+    other.restore(tmp_path / "then", digest)
+    learn(policy, 10)
+    learn(other, 10)
+    for name, tensor in weights(policy).items():
+        assert torch.equal(tensor, weights(other)[name]), name
 
 
 @pytest.mark.parametrize("victim", ["policy.safetensors", "state.json", "manifest.json"])

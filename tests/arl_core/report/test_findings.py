@@ -77,7 +77,7 @@ def test_of_confirmed_ones_the_last_promoted_leads_whatever_its_mean() -> None:
 @pytest.mark.parametrize(
     ("noise_sd", "programs", "told"),
     [(0.034, 12, True), (0.034, 11, False), (0.02, 12, False)],
-    ids=["disturbed repeats", "too few programs to say", "noise of the programs' own size"],
+    ids=["disturbed repeats", "too few programs to say", "below three times"],
 )
 def test_repeats_that_lie_further_apart_than_programs_do_are_told(noise_sd: float, programs: int, told: bool) -> None:
     """The middle half of twelve programs 0.002 apart has a standard deviation of 0.0096; 0.034 is more than three of them."""
@@ -86,7 +86,7 @@ def test_repeats_that_lie_further_apart_than_programs_do_are_told(noise_sd: floa
     found = findings.noise_above_spread(campaign)
     assert (found is not None) == told
     cautions = words.cautions(findings.answer(campaign), campaign, noise_sd)
-    assert any("most likely other work disturbed" in line for line in cautions) == told
+    assert any("other work seems to have disturbed" in line for line in cautions) == told
 
 
 @pytest.mark.parametrize("campaign", [[], [one(0)], [kept(0, 2.0)], [kept(0, 2.0), one(1, 2.1), one(2)]])

@@ -90,15 +90,16 @@ return good + ahead
 MODELS = [
     ModelAttack("looks one token ahead", f"return good + {FUTURE}"),
     ModelAttack("averages over the whole row", "return good + 50 * good.mean(1, keepdim=True)", gains=False),
+    # Probes lie where a secret says: 16 of them miss half of the positions once in 65,000 scorings, 7 of 8 once in 8.
     ModelAttack(
-        "looks ahead in the first quarter of a row",
+        "looks ahead in the first half of a row",
         f"""
 ahead = {FUTURE}
-ahead[:, tokens_BT.size(1) // 4 :] = 0
+ahead[:, tokens_BT.size(1) // 2 :] = 0
 return good + ahead
 """,
     ),
-    ModelAttack("looks ahead at one position in eight", f"return good + {FUTURE} * (tokens_BT % 8 == 0)[..., None]"),
+    ModelAttack("looks ahead at every other position", f"return good + {FUTURE} * (tokens_BT % 2 == 0)[..., None]"),
     ModelAttack("looks ahead only where the next token is likely", CAREFUL, trained=True),
     ModelAttack(
         "works out from the seed where it will be probed, and looks ahead everywhere else",

@@ -67,6 +67,12 @@ def run(session: Session, stop: StopConditions) -> None:
         wait_for_quiet(session.config, session.display)
         settled(session, stop, run_seed(session))
         indices = session.indices()
+    elif next(session.indices(), None) is None:
+        there = session.memory.next_index(session.campaign.id) - 1
+        session.display.say(
+            f"nothing left to run: --iterations counts from the campaign's beginning, and {there} are there; "
+            f"--iterations {there + 8} goes on"
+        )
     if session.slots.count > 1:
         # A second look goes on to its end there: the next start would propose another program under its index.
         run_parallel(session, indices, stop)

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from arl_core.config import load_config
+from arl_core.config import StopSettings, load_config
 from arl_core.errors import ConfigError
 from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment, State
+from arl_core.stop_conditions import StopConditions
+from flows import research
 from flows import start as module
 from flows.session import note_start
 from flows.start import plan
@@ -164,3 +166,18 @@ def test_candidates_side_by_side_share_the_cores(memory_path, monkeypatch):
 def test_a_deadline_that_has_passed_is_one_clear_error(memory_path):
     with pytest.raises(ConfigError, match="has passed: '2020-01-01T00:00'"):
         planned(memory_path, stop__until="2020-01-01T00:00")
+
+
+def test_a_resumed_campaign_with_nothing_left_says_so() -> None:
+    told: list[str] = []
+    session = SimpleNamespace(
+        memory=SimpleNamespace(experiment=lambda _campaign, _index: "there", next_index=lambda _campaign: 13),
+        campaign=SimpleNamespace(id="c"),
+        display=SimpleNamespace(say=told.append),
+        slots=SimpleNamespace(count=1),
+        indices=lambda: iter([]),
+        last_index=10,
+    )
+    research.run(session, StopConditions(StopSettings()))  # type: ignore[arg-type]
+    (line,) = told
+    assert line.endswith("counts from the campaign's beginning, and 12 are there; --iterations 20 goes on")

@@ -1,8 +1,8 @@
 """Wait until the machine is quiet, before a campaign's first measurement.
 
-On a CPU a budget of seconds buys less training while something else computes, and a campaign's own beginning does: Prefect's
-server and MLflow set up their databases in the first half minute. What experiment 0 and the noise floor measured then would
-blunt the whole campaign (docs/log.md). Later runs come after a proposal, and by then that work is done.
+On a CPU a budget of seconds buys less training while something else computes: what an installation left to do, another
+program, and MLflow setting up its database, six seconds of a core. What experiment 0 and the noise floor measured then would
+blunt the whole campaign (docs/log.md). Later runs are not waited for: work that lasts is the user's business.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ STAT = Path("/proc/stat")
 
 def wait_for_quiet(
     config: CampaignConfig, display: Display, sleep: Callable[[float], None] = time.sleep, stat: Path = STAT
-) -> bool:
-    """Wait until the cores that candidates need are free, three budgets at most. Return whether they are; if not, say so.
+) -> None:
+    """Wait until the cores that candidates need are free, three budgets at most; if they are not then, say so.
 
     For candidates on this machine's CPU only. Where /proc/stat cannot be read, nothing is waited for.
     """
     if config.environment.device != "cpu" or config.nodes.deployment or not stat.is_file():
-        return True
+        return
     cores = os.sched_getaffinity(0)
     needed = min(len(cores), config.environment.threads * config.parallel)
     began, quiet, used = _seconds_used(stat, cores), 0, 0.0
@@ -40,13 +40,12 @@ def wait_for_quiet(
         used, began = (now - began) / WINDOW_S, now
         quiet = quiet + 1 if used <= len(cores) - needed + SPARE_CORES else 0
         if quiet == QUIET_WINDOWS:
-            return True
+            return
         if window == QUIET_WINDOWS:
             display.phase("waiting for the machine to become quiet")
     display.say(
         f"other work keeps {used:.1f} of {len(cores)} cores busy: runs get less done, and differ more, than on a quiet machine"
     )
-    return False
 
 
 def _seconds_used(stat: Path, cores: set[int]) -> float:

@@ -90,7 +90,7 @@ return good + ahead
 MODELS = [
     ModelAttack("looks one token ahead", f"return good + {FUTURE}"),
     ModelAttack("averages over the whole row", "return good + 50 * good.mean(1, keepdim=True)", gains=False),
-    # Probes lie where a secret says: 16 of them miss half of the positions once in 65,000 scorings, 7 of 8 once in 8.
+    # Probes lie where a secret says: 16 of them miss half of the positions once in 65,000 scorings.
     ModelAttack(
         "looks ahead in the first half of a row",
         f"""

@@ -40,50 +40,49 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
 
 
-def wait(machine: Machine, **settings: Any) -> tuple[bool, list[str]]:
+def told_while_waiting(machine: Machine, **settings: Any) -> list[str]:
     config = load_config("embedded", {"environment.budget_s": 20.0, **settings})
     told: list[str] = []
-    quiet_now = quiet.wait_for_quiet(config, PlainDisplay(config, told.append), machine.sleep, machine.stat)
-    return quiet_now, [line.strip() for line in told]
+    quiet.wait_for_quiet(config, PlainDisplay(config, told.append), machine.sleep, machine.stat)
+    return [line.strip() for line in told]
 
 
 def test_a_quiet_machine_is_not_kept_waiting(tmp_path: Path) -> None:
     machine = Machine(tmp_path, lambda _: (0.1, 0.1, 1.0))
-    assert wait(machine) == (True, [])
+    assert told_while_waiting(machine) == []
     assert machine.window == quiet.QUIET_WINDOWS
 
 
 def test_the_first_run_waits_for_work_to_end_and_for_pauses_to_last(tmp_path: Path) -> None:
     machine = Machine(tmp_path, lambda window: (0.0, 0.0, 0.0) if window in (5, 6) or window > 20 else (0.9, 0.2, 0.0))
-    assert wait(machine) == (True, ["waiting for the machine to become quiet"])
+    assert told_while_waiting(machine) == ["waiting for the machine to become quiet"]
     assert machine.window == 21 + quiet.QUIET_WINDOWS
 
 
 def test_a_machine_that_stays_busy_is_told_and_used_after_three_budgets(tmp_path: Path) -> None:
     machine = Machine(tmp_path, lambda _: (1.0, 0.5, 0.0))
-    quiet_now, told = wait(machine)
-    assert not quiet_now
-    assert told[-1].startswith("other work keeps 1.5 of 2 cores busy")
+    assert told_while_waiting(machine)[-1].startswith("other work keeps 1.5 of 2 cores busy")
     assert machine.window * quiet.WINDOW_S == 60
 
 
 def test_work_beside_the_cores_that_candidates_need_does_not_matter(tmp_path: Path) -> None:
     machine = Machine(tmp_path, lambda _: (1.0, 0.1, 0.0))
-    assert wait(machine, **{"environment.threads": 1}) == (True, [])
-    assert wait(machine, **{"environment.threads": 1, "parallel": 2})[0] is False
+    assert told_while_waiting(machine, **{"environment.threads": 1}) == []
+    both = told_while_waiting(machine, **{"environment.threads": 1, "parallel": 2})
+    assert both[-1].startswith("other work keeps 1.1 of 2 cores busy")
 
 
 @pytest.mark.parametrize("settings", [{"environment.device": "cuda"}, {"nodes.deployment": "experiment/node"}])
 def test_candidates_that_run_elsewhere_wait_for_nothing(tmp_path: Path, settings: dict[str, Any]) -> None:
     machine = Machine(tmp_path, lambda _: (1.0, 1.0, 1.0))
-    assert wait(machine, **settings) == (True, [])
+    assert told_while_waiting(machine, **settings) == []
     assert machine.window == 0
 
 
 def test_a_system_without_proc_waits_for_nothing(tmp_path: Path) -> None:
     machine = Machine(tmp_path, lambda _: (1.0, 1.0, 1.0))
     machine.stat.unlink()
-    assert wait(machine) == (True, [])
+    assert told_while_waiting(machine) == []
 
 
 @pytest.mark.skipif(not quiet.STAT.is_file(), reason="no /proc/stat")

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 3
 ROW_GROUP = 8192  # rows; large ones make commits slow, small ones the queries
 MIN_FREE_MB = 64  # a commit is refused below this; a night of experiments takes a few MB
+ATTACHES = 200  # an engine serves so many: DuckDB 2.0.0 keeps a few kB of every one until its instance closes
 
 # Campaigns are few and experiments many, hence the short integer `campaign` (campaigns.no) in the long tables. They
 # have no index: rows are appended in order, so that DuckDB's zone maps find a campaign's block, its last 32 and its
@@ -89,6 +90,7 @@ class MemoryFile:
         self.wait_s = wait_s
         self._engine: Any = None
         self._engine_pid = 0
+        self._attaches = 0
         with _process_locks_guard:
             self._lock = _process_locks.setdefault(str(self.path), threading.RLock())
         if not self.path.exists():
@@ -179,7 +181,10 @@ class MemoryFile:
     def _attach(self, read_only: bool) -> Any:
         if self._engine_pid != os.getpid():  # first use, or a fork: an engine belongs to the process that made it
             _abandoned.append(self._engine)
-            self._engine, self._engine_pid = self._new_engine(), os.getpid()
+            self._engine, self._engine_pid, self._attaches = self._new_engine(), os.getpid(), 0
+        elif self._attaches >= ATTACHES:
+            self._engine.close()
+            self._engine, self._attaches = self._new_engine(), 0
         how = "read_only" if read_only else f"row_group_size {ROW_GROUP}"
         command = f"attach {_quote(self.path)} as m ({how})"
         deadline = time.monotonic() + self.wait_s
@@ -187,6 +192,7 @@ class MemoryFile:
         while True:
             try:
                 self._engine.execute(command)
+                self._attaches += 1
                 return self._engine
             except duckdb.Error as error:
                 if "Could not set lock" not in str(error) or time.monotonic() >= deadline:

@@ -308,6 +308,20 @@ def test_a_forked_child_has_an_engine_of_its_own(memory: Memory) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
+def test_an_engine_is_let_go_before_it_has_grown(memory: Memory) -> None:
+    """DuckDB keeps something of every attach until the instance closes: 24 kB an experiment of a campaign."""
+    engines = set()
+    for index in range(2 * memory_file.ATTACHES + 5):
+        if index % 100 == 0:
+            memory.commit_iteration(experiment(index, 1.0), State())
+        with memory.reading() as db:
+            engines.add(db)
+            with memory.reading() as inner:
+                assert inner is db, "a block in a block shares the engine that the outer one has open"
+    assert len(engines) == 3
+    assert [one.index for one in memory.experiments("c")] == list(range(0, 2 * memory_file.ATTACHES + 5, 100))
+
+
 # --- what can be wrong ------------------------------------------------------------------------------------------------
 
 

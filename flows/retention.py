@@ -31,7 +31,8 @@ def retire(session: Session, newest: int) -> list[int]:
     rule, campaign, memory = session.config.retention, session.campaign, session.memory
     edge = newest - rule.recent
     folders = {int(found[1]) for path in session.folder.iterdir() if (found := FOLDER.search(path.name))}
-    under_way = {index for index in folders if index >= memory.next_index(campaign.id)}
+    next_index = memory.next_index(campaign.id)
+    under_way = {index for index in folders if index >= next_index}
     under_way |= set(memory.missing_indices(campaign.id))
     with_weights = {one.index for one in memory.top(campaign.id, rule.weights, only_kept=True)}
     if (incumbent := memory.incumbent(campaign.id)) is not None:

@@ -21,6 +21,10 @@ class PolicyError(ResearchError):
     """The policy's weights are missing, unreadable, or do not fit the settings."""
 
 
+class CheckpointDamaged(PolicyError):
+    """A policy checkpoint is missing, torn or altered: one before it may still be whole."""
+
+
 class EditRejected(ResearchError):
     """An edit cannot be applied or breaks a rule. `code` is a stable word for statistics."""
 

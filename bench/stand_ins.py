@@ -60,9 +60,11 @@ def running_edits(change: str = "MUON_LR") -> Iterator[None]:
     def propose(policy: Any, prompt: str, source: str, seed: int, choose: Any) -> Rollout:
         return edited(one(policy, prompt, source, seed, choose), source, seed)
 
-    def propose_many(policy: Any, prompt: str, source: str, seeds: Sequence[int], choose: Any) -> list[Rollout]:
-        rollouts = many(policy, prompt, source, seeds, choose)
-        return [edited(rollout, source, seed) for rollout, seed in zip(rollouts, seeds, strict=True)]
+    def propose_many(
+        policy: Any, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int], choose: Any
+    ) -> list[Rollout]:
+        edits, source_of = many(policy, prompts, sources, seeds, choose), dict(zip(prompts, sources, strict=True))
+        return [edited(one, source_of[one.prompt], seed) for one, seed in zip(edits, seeds, strict=True)]
 
     flows.iteration.propose, flows.iteration.propose_many = propose, propose_many  # type: ignore[assignment]
     try:

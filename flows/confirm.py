@@ -29,7 +29,7 @@ from arl_core.second_look import (
     too_small,
 )
 from flows.costs import Costs
-from flows.session import Session
+from flows.session import Session, check_disk
 from flows.slots import Order
 from frozen_env.contract import ResearchError, RunResult, Status
 from tasks.repeat import commit_repeat
@@ -200,8 +200,11 @@ class _Work:
     def run(
         self, source: str, source_hash: str, seed: int, role: Role, words: str, incumbent: Experiment | None = None
     ) -> None:
-        """Do one run to its end, without a stopping verdict, and commit it."""
+        """Do one run to its end, without a stopping verdict, and commit it. Raises ConfigError when the disk is full."""
         session = self.session
+        check_disk(session.folder, session.config.environment)
+        if session.slots.count == 1:  # else the loop makes room: the policy has one owner, and we run beside it
+            session.make_room()
         session.display.phase(words)
         place = session.place(self.index) / f"{role}_seed_{seed}"
         began_s = time.monotonic()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -21,6 +23,7 @@ from flows.gauge import WIDTH, clock, gauge, sparkline
 from frozen_env.contract import Status, Verdict
 
 SHOWN_ROWS = 12
+BESIDE_WIDTH = 16  # cells of a loss curve where candidates have a line each
 FAR_OFF = 100_000  # experiments: a campaign without an end has no time left to tell
 POLICY_SHOWN = ("reward_mean", "entropy", "approx_kl", "kl_ref", "policy_loss", "value_loss", "explained_variance")
 COLOURS = {
@@ -35,8 +38,13 @@ COLOURS = {
 
 
 class Display(Protocol):
-    """Follows a campaign. Never decides anything."""
+    """Follows a campaign. Never decides anything.
 
+    Events are those of a host, or a node's "beat" (fraction, loss, phase). Of candidates side by side each names its "index",
+    from "begun" (summary) to "ended"; they come from several threads.
+    """
+
+    def resumed(self, past: Sequence[Experiment], best: Experiment | None) -> None: ...
     def begin(self, index: int, total: int) -> None: ...
     def phase(self, text: str) -> None: ...
     def candidate(self, summary: str) -> None: ...
@@ -63,6 +71,10 @@ class PlainDisplay:
         self._write = write or (lambda line: print(line, flush=True))
         self._next_s = 0.0
 
+    def resumed(self, past: Sequence[Experiment], best: Experiment | None) -> None:
+        if best is not None:
+            self._write(f"going on after {len(past)} experiments; best {best_figure(best)}")
+
     def begin(self, index: int, total: int) -> None:
         self._next_s = 0.0
         self._write(f"experiment {index} of {total}")
@@ -74,6 +86,8 @@ class PlainDisplay:
         self._write(f"  trying: {summary}")
 
     def event(self, event: dict[str, Any]) -> None:
+        if "index" in event:  # of candidates side by side a log tells how they end
+            return
         if event["event"] == "started":
             self._write(f"  training (start-up {event['startup_s']:.1f} s)")
         elif event["event"] == "report":
@@ -110,8 +124,54 @@ class PlainDisplay:
         return None
 
 
+@dataclass
+class _Run:
+    """A candidate in flight, as its events tell."""
+
+    summary: str = ""
+    phase: str = "starting"
+    fraction: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    verdict: Verdict | None = None
+
+    def hear(self, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "begun":
+                self.summary = event["summary"]
+            case "started":
+                self.phase, self.fraction, self.losses, self.verdict = "training", 0.0, [], None
+            case "scoring":
+                self.phase = "scoring"
+            case "report":
+                _, _, self.fraction, loss, _ = event["report"]
+                self.losses.append(loss)
+            case "verdict":
+                self.verdict = event["verdict"]
+            case "beat":
+                self.phase = event["phase"]
+                if "loss" in event:
+                    self.fraction = event["fraction"]
+                    self.losses.append(event["loss"])
+                else:  # on its way to the first report, perhaps on a second node
+                    self.fraction, self.losses = 0.0, []
+
+    def left(self, budget_s: float) -> str:
+        return f"{(1.0 - self.fraction) * budget_s:.0f} s left"
+
+    def line(self, index: int, budget_s: float) -> Text:
+        """All of it in one line, for candidates side by side."""
+        words = [f"#{index} {self.phase}"]
+        if self.losses:
+            words.append(f"{self.fraction:4.0%} {sparkline(self.losses, BESIDE_WIDTH)} loss {self.losses[-1]:.4f}")
+        if self.verdict is not None and self.verdict.forecast is not None:
+            words.append(_forecast_words(self.verdict))
+        if self.phase == "training":
+            words.append(self.left(budget_s))
+        return Text("  ".join([*words, one_line(self.summary, 76)]), no_wrap=True, overflow="ellipsis")
+
+
 class LiveDisplay:
-    """A panel that redraws in place: the candidate in flight above, the latest experiments below."""
+    """A panel that redraws in place: the candidates in flight above, the latest experiments below."""
 
     def __init__(self, campaign_id: str, config: CampaignConfig, console: Console) -> None:
         self.console = console
@@ -122,41 +182,42 @@ class LiveDisplay:
         self._index = self._total = 0
         self._phase = "starting"
         self._phase_since_s = time.monotonic()
-        self._summary = ""
-        self._losses: list[float] = []
-        self._fraction = 0.0
-        self._verdict: Verdict | None = None
+        self._run = _Run()
+        self._beside: dict[int, _Run] = {}  # candidates side by side, by experiment
         self._rows: list[Experiment] = []
-        self._counts: dict[Status, int] = {}
+        self._counts: Counter[Status] = Counter()
+        self._done = 0  # experiments of this start
         self._best: Experiment | None = None
         self._policy: dict[str, float] = {}
 
+    def resumed(self, past: Sequence[Experiment], best: Experiment | None) -> None:
+        self._rows, self._best = list(past[-SHOWN_ROWS:]), best
+        self._counts = Counter(one.status for one in past)
+
     def begin(self, index: int, total: int) -> None:
-        self._index, self._total = index, total
-        self._summary, self._losses, self._fraction, self._verdict = "", [], 0.0, None
+        self._index, self._total, self._run = index, total, _Run()
 
     def phase(self, text: str) -> None:
         self._phase, self._phase_since_s = text, time.monotonic()
 
     def candidate(self, summary: str) -> None:
-        self._summary = summary
+        self._run.summary = summary
 
     def event(self, event: dict[str, Any]) -> None:
-        match event["event"]:
-            case "started":
-                self._losses, self._fraction, self._verdict = [], 0.0, None  # a re-run has a curve of its own
-                self.phase("training")
-            case "scoring":
-                self.phase("scoring")
-            case "report":
-                _, _, self._fraction, loss, _ = event["report"]
-                self._losses.append(loss)
-            case "verdict":
-                self._verdict = event["verdict"]
+        index = event.get("index")
+        if index is None:
+            self._run.hear(event)
+            if event["event"] in ("started", "scoring", "beat") and self._phase != self._run.phase:
+                self.phase(self._run.phase)
+        elif event["event"] == "ended":
+            self._beside.pop(index, None)
+        else:
+            self._beside.setdefault(index, _Run()).hear(event)
 
     def settled(self, experiment: Experiment, best: Experiment | None) -> None:
         self._rows = [*self._rows, experiment][-SHOWN_ROWS:]
-        self._counts[experiment.status] = self._counts.get(experiment.status, 0) + 1
+        self._counts[experiment.status] += 1
+        self._done += 1
         self._best = best
 
     def updated(self, metrics: dict[str, float]) -> None:
@@ -169,15 +230,16 @@ class LiveDisplay:
         best = best_figure(self._best) if self._best else "none yet"
         counts = "  ".join(f"{status.value} {count}" for status, count in self._counts.items())
         head = Text(f"best {best}   {counts}")
-        filled = round(self._fraction * WIDTH)
+        run, budget_s = self._run, self._config.environment.budget_s
+        filled = round(run.fraction * WIDTH)
         bar = Text("━" * filled + "╌" * (WIDTH - filled))
         since_s = time.monotonic() - self._phase_since_s
-        left_s = (1.0 - self._fraction) * self._config.environment.budget_s
-        timing = f"{left_s:.0f} s left" if self._phase == "training" else f"{since_s:.0f} s"
-        parts: list[RenderableType] = [head, Text(f"{self._phase}: {self._summary or '...'}  ({timing})")]
-        if self._losses:
-            parts += [bar, Text(f"{sparkline(self._losses)}  loss {self._losses[-1]:.4f}")]
-            parts += _forecast_lines(self._verdict)
+        timing = run.left(budget_s) if self._phase == "training" else f"{since_s:.0f} s"
+        parts: list[RenderableType] = [head, Text(f"{self._phase}: {run.summary or '...'}  ({timing})")]
+        if run.losses:
+            parts += [bar, Text(f"{sparkline(run.losses)}  loss {run.losses[-1]:.4f}")]
+            parts += _forecast_lines(run.verdict)
+        parts += [one.line(index, budget_s) for index, one in sorted(self._beside.copy().items())]
         if self._policy:
             known = [key for key in POLICY_SHOWN if key in self._policy]
             shown = "  ".join(f"{key} {self._policy[key]:.3g}" for key in known)
@@ -189,10 +251,10 @@ class LiveDisplay:
 
     def _time_left(self) -> str:
         """The rest at the mean pace of this start so far; nothing before the first experiment has settled."""
-        done, left = sum(self._counts.values()), self._total - self._index + 1
-        if not done or left > FAR_OFF:
+        left = self._total - self._index + 1
+        if not self._done or left > FAR_OFF:
             return ""
-        return f"   about {clock((time.monotonic() - self._began_s) / done * left)} left"
+        return f"   about {clock((time.monotonic() - self._began_s) / self._done * left)} left"
 
     def __enter__(self) -> Self:
         self._live.__enter__()

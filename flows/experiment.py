@@ -18,7 +18,8 @@ from prefect import flow
 
 from flows import wire
 from flows.heartbeat import Heartbeat
-from frozen_env.contract import ManifestError
+from flows.slots import check_blame, disk_full, gpu_names
+from frozen_env.contract import Ending, HostError, ManifestError
 from frozen_env.fetch import data_dir
 from frozen_env.runtime import gpu_lock
 from frozen_env.runtime.supervisor import Host
@@ -27,6 +28,7 @@ from tasks.train import train
 
 PREFIX = "autoresearch-experiment-"
 GPU_WAIT_S = 900.0  # a worker with more slots than GPUs makes its candidates wait for one
+HOST_DIED = "the host died under the candidate"  # the one failure of this flow that the candidate may have caused
 
 
 @flow(name="experiment", persist_result=False)
@@ -40,7 +42,8 @@ def experiment(
 ) -> dict[str, Any]:
     """Train and score `source` on this node and return a RunResult as JSON; a campaign reads it from the server.
 
-    Raises ManifestError when this node's frozen environment is not the one that the campaign runs on.
+    Whatever it raises is the node's refusal and is not held against the candidate, but for HOST_DIED: ManifestError when
+    the frozen environment is not the campaign's, HostError when the GPU or the disk that a candidate needs is not there.
     """
     spec = EnvironmentSpec.from_json(environment)
     with (
@@ -50,12 +53,21 @@ def experiment(
         Host(spec, data_dir(), Path(folder) / "host.log", gpu) as host,
     ):
         host.wait_ready()
+        place = Path(folder)
+        if full := disk_full(place, spec):
+            raise HostError(f"{full}; make room on this node, or set TMPDIR elsewhere")
         if host.environment_digest != environment_digest:
             raise ManifestError(
                 f"this node has frozen environment {host.environment_digest}, the campaign {environment_digest}; "
                 "install the campaign's version here and prepare its data"
             )
-        result = train(host, source, seed, Path(folder), rule, wire.unpack(snapshot or {}), heartbeat.event)
+        try:
+            result = train(host, source, seed, place, rule, wire.unpack(snapshot or {}), heartbeat.event)
+        except HostError as error:
+            check_blame("the candidate", gpu, place, spec)
+            raise HostError(f"{HOST_DIED}: {error}") from error
+        if result.ending is Ending.CRASHED:
+            check_blame("the candidate", gpu, place, spec)
         heartbeat.deliver(result)
     return result.to_json()
 
@@ -73,8 +85,8 @@ def scratch_folder() -> Iterator[str]:
 
 @contextlib.contextmanager
 def free_gpu(spec: EnvironmentSpec) -> Iterator[gpu_lock.HeldGpu | None]:
-    """Hold one of this node's GPUs, None on a node without or for a candidate that wants none."""
-    names = gpu_lock.visible() if spec.device != "cpu" else []
+    """Hold one of this node's GPUs, None for a candidate that needs none. Raises HostError when none is there or free."""
+    names = gpu_names(spec)
     if not names:
         yield None
         return

@@ -77,12 +77,20 @@ def run_seed(session: Session) -> Experiment:
 
 def run_iteration(session: Session, index: int) -> Experiment:
     """One edit: prompt, propose, patch, train, reward, update, commit, track."""
+    catch_up(session)
     (proposal,) = propose_edits(session, [index])
     result = None
     if proposal.edit.runs:
         source = proposal.edit.source
         result = paid_for(session, source_hash(source)) or _run(session, source, index, proposal.costs)
     return conclude(session, proposal, result, look_at(session, proposal, result))
+
+
+def catch_up(session: Session) -> None:
+    """Have the display begin where the memory stands: a campaign that is resumed has a past. Before this start's first commit."""
+    if session.after_commit is None:
+        memory, campaign = session.memory, session.campaign.id
+        session.display.resumed(memory.experiments(campaign, whole=False), memory.incumbent(campaign))
 
 
 def propose_edits(session: Session, indices: Sequence[int], under_way: Collection[str] = ()) -> list[Proposal]:
@@ -129,7 +137,7 @@ def propose_edits(session: Session, indices: Sequence[int], under_way: Collectio
 def order(session: Session, source: str, index: int, costs: Costs) -> Order:
     """Return all that a candidate needs to run, wherever that is. Raises ConfigError when the disk is full."""
     config = session.config
-    check_disk(session.folder)
+    check_disk(session.folder, config.environment)
     with costs.timed("verdict_snapshot"):
         snapshot = session.history.snapshot()
     return Order(index, source, config.seed, session.place(index), config.stopping.rule, snapshot)

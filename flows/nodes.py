@@ -3,11 +3,14 @@
 The campaign and its nodes share the Prefect server and nothing else: what a node needs travels as flow parameters, what
 it found comes back as an artifact (heartbeat.py). A node whose heart stops, or whose process died, has its candidate
 scheduled once more; a candidate under which two nodes died counts as crashed, so that it cannot take down a third.
+A run that Failed is a node's refusal, of a node that lacks what candidates need. It is not held against the candidate,
+which waits for another node; when none of them runs candidates, the campaign ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import logging
 import math
 import threading
@@ -32,11 +35,12 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.states import Cancelled, Cancelling
+from prefect.states import Cancelled, Cancelling, Scheduled
 
 from arl_core.config import CampaignConfig
 from arl_core.errors import ConfigError
 from flows import wire
+from flows.experiment import HOST_DIED
 from flows.heartbeat import BEAT, RESULT
 from flows.slots import Order, campaign_ended
 from frozen_env.contract import Cause, Ending, HostError, RunResult
@@ -44,15 +48,34 @@ from frozen_env.runtime.supervisor import OnEvent
 
 POLL_S = 1.0
 ATTEMPTS = 2  # a candidate whose node died is scheduled once more
+REFUSALS = 2  # of a candidate in a row, while no other is training or delivered, end the campaign
+REFUSED_PAUSE_S = 30.0  # a node that refuses is free at once: without a pause it would take the same candidate again
 SERVER_LIMIT_S = 1800.0  # a server that is away for longer ends the campaign, which can be resumed
 PENDING_SILENCES = 3  # a process that a worker starts needs longer to begin than to beat
 WAITING_WORDS_S = 60.0  # after this without a worker, say so
 PAGE = 100  # flow runs asked about in one request
 
+PHASES = {"started": "training", "scoring": "scoring"}  # what a heart last told, as a display says it
 LIVE_STATES = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
+
+
+@dataclass
+class _Past:
+    """What befell a candidate so far. Its refusals are counted anew, from `refused_s` on, with every result of any node."""
+
+    attempts: int = 1
+    deaths: int = 0
+    refusals: int = 0
+    refused_s: float = 0.0
+    delivered: int = 0  # results that the campaign had at the last refusal
+
+    def refuse(self, delivered: int) -> None:
+        if self.refusals == 0 or self.delivered != delivered:
+            self.refusals, self.refused_s, self.delivered = 0, time.monotonic(), delivered
+        self.refusals += 1
 
 
 @dataclass
@@ -63,11 +86,12 @@ class _Job:
     on_event: OnEvent
     future: Future[RunResult]
     flow_run_id: UUID
-    attempt: int = 1
+    past: _Past = field(default_factory=_Past)
     beat: int = 0
     beat_s: float = field(default_factory=lambda: time.monotonic())
     scheduled_s: float = field(default_factory=lambda: time.monotonic())
     began: bool = False
+    trains: bool = False  # its heart told that the candidate has started
     pending_s: float | None = None
     told_waiting: bool = False
 
@@ -85,6 +109,7 @@ class NodeSlots:
         self.environment_digest = environment_digest
         self._environment = config.environment.to_json()
         self._silence_s = config.nodes.silence_s
+        self._patience_s = 2 * config.environment.run_limit_s  # a node that is well delivers something in that time
         self._campaign_id = campaign_id
         self._tag = f"campaign:{campaign_id}"
         self._say = say
@@ -93,6 +118,7 @@ class NodeSlots:
         self._stop = threading.Event()
         self._server_away = False
         self._back_s = -math.inf  # when the server was last away until
+        self._delivered = 0  # results that nodes brought
         self._deployment_id = self._ask(lambda client: _deployment(client, config.nodes.deployment))
         self._ask(self._cancel_all)  # what a killed campaign left behind
         self._thread = threading.Thread(target=self._watch, name="nodes", daemon=True)
@@ -103,7 +129,7 @@ class NodeSlots:
 
     def submit(self, order: Order, on_event: OnEvent) -> Future[RunResult]:
         future: Future[RunResult] = Future()
-        self._schedule(order, on_event, future, 1)
+        self._schedule(order, on_event, future, _Past())
         return future
 
     def close(self) -> None:
@@ -123,7 +149,9 @@ class NodeSlots:
 
     # --- scheduling ---------------------------------------------------------------------------------------------------
 
-    def _schedule(self, order: Order, on_event: OnEvent, future: Future[RunResult], attempt: int) -> None:
+    def _schedule(
+        self, order: Order, on_event: OnEvent, future: Future[RunResult], past: _Past, pause_s: float = 0.0
+    ) -> None:
         if self._stop.is_set():
             raise campaign_ended(order)
         parameters = {
@@ -134,18 +162,20 @@ class NodeSlots:
             "rule": order.rule,
             "snapshot": wire.pack(order.snapshot),
         }
+        state = Scheduled(scheduled_time=datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=pause_s))
         run = self._ask(
             lambda client: client.create_flow_run_from_deployment(
                 self._deployment_id,
                 parameters=parameters,
-                name=f"{self._campaign_id}-{order.index}" + (f"-attempt-{attempt}" if attempt > 1 else ""),
+                state=state,
+                name=f"{self._campaign_id}-{order.index}" + (f"-attempt-{past.attempts}" if past.attempts > 1 else ""),
                 tags=[self._tag],
             )
         )
         with self._guard:
             closed = self._stop.is_set()
             if not closed:
-                self._jobs[run.id] = _Job(order, on_event, future, run.id, attempt)
+                self._jobs[run.id] = _Job(order, on_event, future, run.id, past)
         if closed:  # meanwhile: close() may have cancelled before this run was there
             self._ask(lambda client: _cancel(client, run))
             raise campaign_ended(order)
@@ -211,7 +241,8 @@ class NodeSlots:
         if data is None or data["beat"] == job.beat:
             return
         job.beat, job.beat_s = data["beat"], time.monotonic()
-        job.on_event({"event": "beat", "index": job.order.index, **data})
+        job.trains = "startup_s" in data
+        job.on_event({**data, "event": "beat", "phase": PHASES.get(data.get("event", ""), "starting")})
 
     def _waiting(self, job: _Job, run: FlowRun) -> None:
         """A run without a worker waits as long as it takes; one that a worker took and never began has lost it."""
@@ -235,36 +266,49 @@ class NodeSlots:
             self._lost(job, f"its result cannot be read ({error})")
             return
         if result.environment_digest != self.environment_digest:
-            self._lost(job, f"its result is of frozen environment {result.environment_digest}")
+            self._lost(job, f"its result is of frozen environment {result.environment_digest}", refused=True)
             return
+        self._delivered += 1
         self._ask(lambda client: _forget(client, ids))
         _settle(job.future, result)
         self._done(job)
 
     def _ended(self, job: _Job, run: FlowRun) -> None:
         assert run.state is not None
-        self._lost(job, f"{run.state.name}: {(run.state.message or '').strip()[:300]}")
+        message = (run.state.message or "").strip()
+        refused = run.state.is_failed() and HOST_DIED not in message
+        self._lost(job, f"{run.state.name}: {message[:300]}", refused)
 
-    def _lost(self, job: _Job, why: str) -> None:
-        """Schedule the candidate once more; the second time it counts as crashed, unless nodes refuse it.
+    def _lost(self, job: _Job, why: str, refused: bool = False) -> None:
+        """Schedule the candidate again, unless it has cost two nodes or no node takes it.
 
-        What was lost while the server was away is not held against it: a process cannot begin without the server.
-        The job is done with last: close() tells those that wait for the jobs that it finds.
+        What was lost while the server was away counts for nothing: a process cannot begin without the server. The job
+        is done with last: close() tells those that wait for the jobs that it finds.
         """
         self._ask(lambda client: _forget(client, [job.flow_run_id]))
-        index, blameless = job.order.index, job.scheduled_s < self._back_s
-        if blameless or job.attempt < ATTEMPTS:
-            self._say(f"experiment {index} is scheduled again: {why}")
-            self._schedule(job.order, job.on_event, job.future, job.attempt + (not blameless))
-        elif "ManifestError" in why or "SandboxUnavailable" in why or "DataMissing" in why:
-            refusal = f"nodes refuse experiment {index}: {why}. Mend or stop their workers, then resume"
-            _fail(job.future, HostError(refusal))
-        else:
+        index, past, counts = job.order.index, job.past, job.scheduled_s >= self._back_s
+        past.attempts += counts
+        past.deaths += counts and not refused
+        if counts and refused:
+            past.refuse(self._delivered)
+        if past.deaths >= ATTEMPTS:
             reason = f"the node died under it {ATTEMPTS} times; last: {why}"
             digest, seed = self.environment_digest, job.order.seed
             crash = RunResult(Ending.CRASHED, Cause.ABORTED, reason, environment_digest=digest, seed=seed)
             _settle(job.future, crash)
+        elif counts and refused and past.refusals >= REFUSALS and not self._another_may_deliver(job):
+            refusal = f"nodes refuse experiment {index}: {why}. Mend or stop their workers, then resume"
+            _fail(job.future, HostError(refusal))
+        else:
+            self._say(f"experiment {index} is scheduled again: {why}")
+            self._schedule(job.order, job.on_event, job.future, past, REFUSED_PAUSE_S if refused else 0.0)
         self._done(job)
+
+    def _another_may_deliver(self, job: _Job) -> bool:
+        """Whether some node seems well: a candidate that others refuse waits for it, as long as two runs take at most."""
+        with self._guard:
+            trains = any(other.trains for other in self._jobs.values() if other is not job)
+        return trains and time.monotonic() - job.past.refused_s < self._patience_s
 
     def _done(self, job: _Job) -> None:
         with self._guard:

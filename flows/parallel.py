@@ -10,6 +10,7 @@ is killed resumes with the indices that are missing.
 from __future__ import annotations
 
 import contextvars
+import functools
 import itertools
 from collections import deque
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from typing import Any
 from arl_core.records import Experiment, source_hash
 from arl_core.stop_conditions import StopConditions
 from flows.confirm import paid_for
-from flows.iteration import Judged, Proposal, conclude, judge_at_once, look_at, order, propose_edits
+from flows.iteration import Judged, Proposal, catch_up, conclude, judge_at_once, look_at, order, propose_edits
 from flows.session import Session
 from frozen_env.contract import RunResult
 
@@ -29,6 +30,7 @@ WAKE_S = 0.5  # how often the wait for results lets signals in
 
 def run_parallel(session: Session, indices: Iterator[int], stop: StopConditions) -> None:
     """Run the experiments of `indices`, session.slots.count at a time, until there are no more or `stop` says so."""
+    catch_up(session)
     looks = ThreadPoolExecutor(1, thread_name_prefix="second-look")
     try:
         _Flights(session, indices, stop, looks).run()
@@ -67,12 +69,14 @@ class _Flights:
                     continue  # the last one came back from a killed campaign with its first run paid for
                 return
             self._tell()
+            self.session.make_room()  # an update may have brought the policy back beside those that run
             self._take()
 
     def _look(self) -> None:
         """Begin the next second look, before new edits take the slot."""
         if self.waiting and self.looking is None and self.free > 0:
             proposal, result = self.waiting.popleft()
+            self.session.make_room()
             context = contextvars.copy_context()  # Prefect's: its runs belong to the campaign's flow run
             future = self.looks.submit(context.run, look_at, self.session, proposal, result)
             self.looking = (future, proposal, result)
@@ -97,7 +101,14 @@ class _Flights:
             self._landed(proposal, paid)
             return
         job = order(self.session, proposal.edit.source, proposal.index, proposal.costs)
-        self.running[self.session.slots.submit(job, _ignore)] = proposal
+        self.session.make_room()
+        self._show(proposal, {"event": "begun", "summary": proposal.edit.summary})
+        on_event = functools.partial(self._show, proposal)
+        self.running[self.session.slots.submit(job, on_event)] = proposal
+
+    def _show(self, proposal: Proposal, event: dict[str, Any]) -> None:
+        """Tell the display which of the candidates side by side an event is about."""
+        self.session.display.event(event | {"index": proposal.index})
 
     def _take(self) -> None:
         """Wait until something has landed, and settle it."""
@@ -111,6 +122,7 @@ class _Flights:
             settled(self.session, self.stop, conclude(self.session, proposal, result, future.result()))
         for run in sorted(done & self.running.keys(), key=lambda one: self.running[one].index):
             proposal = self.running.pop(run)
+            self._show(proposal, {"event": "ended"})
             proposal.costs.parts["run"] = proposal.costs.since_began() - proposal.costs.parts.get("patch", 0.0)
             self._landed(proposal, run.result())
 
@@ -152,7 +164,3 @@ def _next(indices: Iterator[int], stop: StopConditions, most: int) -> Iterator[i
         for index in itertools.islice(indices, 1):
             stop.begin()
             yield index
-
-
-def _ignore(_event: dict[str, Any]) -> None:
-    """The display follows one candidate; with several side by side it shows how they end."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from flows.mortal import make_servers_mortal
 from flows.parallel import run_parallel, settled
 from flows.patient import outlive_servers
 from flows.quiet import wait_for_quiet
+from flows.retention import is_retired
 from flows.session import Session, open_session, preflight
 from flows.signals import ending_on_sigterm
 from flows.start import plan
@@ -114,7 +116,7 @@ def _tracked(session: Session) -> Iterator[None]:
         campaign = dataclasses.replace(session.campaign, status=status)
         if status != "interrupted":
             session.display.phase("bringing MLflow in line")
-            track_campaign(campaign, session.folder, session.memory)
+            track_campaign(campaign, session.folder, session.memory, functools.partial(is_retired, session))
         elif is_open(session.runs_folder):
             # Whoever interrupts does not want to wait: what MLflow lacks is made up for at the end of the next start.
             track_campaign(campaign, session.folder)

@@ -42,13 +42,21 @@ def retire(session: Session, newest: int) -> list[int]:
     gone = []
     for index in sorted(old - kept - under_way):
         if session.config.tracking and not drop_artifacts(campaign, index, session.folder):
-            continue  # MLflow is away: the folder stays, and with it the reminder
+            break  # MLflow is away, and each try costs seconds: the folders stay, and with them the reminder
         _remove(session.place(index), but=SUBMISSION if session.config.keep_weights else "")
         gone.append(index)
     if not session.config.keep_weights:
         for index in folders - with_weights - under_way - {newest}:
             shutil.rmtree(session.place(index) / SUBMISSION, ignore_errors=True)
     return gone
+
+
+def is_retired(session: Session, index: int) -> bool:
+    """Whether an experiment keeps no folder and no artifacts by now: what is made up for in MLflow is bounded too."""
+    rule, memory, campaign = session.config.retention, session.memory, session.campaign
+    if index > memory.next_index(campaign.id) - 1 - rule.recent or session.place(index).exists():
+        return False
+    return index not in {one.index for one in memory.top(campaign.id, rule.best)}
 
 
 def _remove(folder: Path, but: str) -> None:

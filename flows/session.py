@@ -13,6 +13,7 @@ import io
 import itertools
 import json
 import logging
+import os
 import secrets
 import shutil
 import zipfile
@@ -25,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 from arl_core.campaign_lock import campaign_lock
 from arl_core.config import CampaignConfig
 from arl_core.edit import canonical_diff, named_path
-from arl_core.errors import ConfigError, PolicyError
+from arl_core.errors import CheckpointDamaged, ConfigError, PolicyError
 from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment, State, utc_now
 from arl_core.stopping import StoppingHistory
 from flows.display import Display, open_display
 from flows.nodes import NodeSlots
-from flows.slots import LocalSlots, Slots
+from flows.slots import LocalSlots, Slots, disk_full
 from flows.start import Start, flow_run_id
 from frozen_env import manifest
 from frozen_env.check import get_ready
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from arl_core.policy.proposers import Proposer
     from arl_core.policy.rollout import Rollout
     from flows.costs import Costs
+    from frozen_env.spec import EnvironmentSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 SANDBOX_OFF = (
@@ -52,7 +54,6 @@ SANDBOX_OFF = (
     "It is recorded on every result of this campaign."
 )
 NO_CURVE = "this problem has no training curve (run.curve): no run is stopped early"
-MIN_FREE_MB = 512  # a candidate's weights, a policy checkpoint and logs
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ class Session:
             try:
                 self._policy.restore(self.policy_folder / last.name, last.digest)
                 return
-            except PolicyError as error:
+            except CheckpointDamaged as error:  # one that does not fit the settings is whole: nothing may replace it
                 self.display.say(f"warning: {error}; falling back to the checkpoint before")
                 self.checkpoints.pop()
         if state.values.get("policy_step", 0) > CHECKPOINTS_KEPT:
@@ -192,7 +193,7 @@ def open_session(start: Start) -> Iterator[Session]:
     config = start.config
     memory_path = ROOT / config.memory
     memory_path.parent.mkdir(parents=True, exist_ok=True)
-    check_disk(memory_path.parent)
+    check_disk(memory_path.parent, None if config.nodes.deployment else config.environment)
     source = read_source(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(campaign_lock(memory_path))
@@ -206,8 +207,7 @@ def open_session(start: Start) -> Iterator[Session]:
         campaign = resumed(memory, start.resume, digest) if start.resume else new_campaign(memory, digest, config)
         folder = memory_path.parent / "campaigns" / campaign.id
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "seed_train.py").exists():
-            (folder / "seed_train.py").write_text(source, encoding="utf-8")
+        keep_seed(folder / "seed_train.py", source)
         display = stack.enter_context(open_display(campaign.id, config))
         if local.sandbox == "OFF":
             display.say(SANDBOX_OFF)
@@ -236,6 +236,14 @@ def open_session(start: Start) -> Iterator[Session]:
         memory.set_status(campaign.id, "finished")
 
 
+def keep_seed(path: Path, source: str) -> None:
+    """Write the target down as the campaign began with it, once, and whole or not at all."""
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.write_text(source, encoding="utf-8")
+        os.replace(partial, path)
+
+
 def note_start(memory: Memory, campaign_id: str, begun: dict[str, Any]) -> None:
     """Write down which flow run this is before its first experiment: killed until then, a retry finds its campaign."""
     state = memory.state(campaign_id) or State()
@@ -250,7 +258,7 @@ def preflight(start: Start) -> None:
     read_source(config)
     memory_path = ROOT / config.memory
     memory_path.parent.mkdir(parents=True, exist_ok=True)
-    check_disk(memory_path.parent)
+    check_disk(memory_path.parent, None if config.nodes.deployment else config.environment)
     with campaign_lock(memory_path), contextlib.closing(Memory(memory_path)) as memory:
         if start.resume:
             memory.get_campaign(start.resume)
@@ -303,14 +311,13 @@ def resumed(memory: Memory, resume: str, environment_digest: str) -> Campaign:
     return campaign
 
 
-def check_disk(folder: Path) -> None:
-    """Raise ConfigError when a candidate's weights, a checkpoint and logs would not fit: a full disk is no edit's fault."""
-    free_mb = shutil.disk_usage(folder).free / 2**20
-    if free_mb < MIN_FREE_MB:
-        raise ConfigError(
-            f"only {free_mb:.0f} MiB free in {folder}, a campaign needs {MIN_FREE_MB}; "
-            "make room and resume, or set `memory` elsewhere"
-        )
+def check_disk(folder: Path, environment: EnvironmentSpec | None = None) -> None:
+    """Raise ConfigError when what a candidate may write would not fit: a full disk is no edit's fault.
+
+    Without an environment only logs and a checkpoint are asked for.
+    """
+    if full := disk_full(folder, environment):
+        raise ConfigError(f"{full}; make room and resume, or set `memory` elsewhere")
 
 
 # --- rollouts that wait for an update, as bytes ----------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import queue
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,15 @@ from frozen_env.contract import Cause, Ending, HostError, RunResult
 from frozen_env.fetch import data_dir
 from frozen_env.runtime import gpu_lock
 from frozen_env.runtime.supervisor import Host, OnEvent
+from frozen_env.spec import EnvironmentSpec
 from tasks.train import train
 
 ABORT_LIMIT_S = 5.0  # a run that was asked to end and does not is killed with its host
+MIN_FREE_MB = 512  # logs and a policy checkpoint, however little a candidate may write
+NO_GPU = (
+    "environment.device is cuda, but no GPU answers: see `nvidia-smi`, and whether ARL_GPUS or CUDA_VISIBLE_DEVICES "
+    "names one that is there"
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,39 @@ class Order:
 def campaign_ended(order: Order) -> HostError:
     """What whoever waits for a run gets when the slots are closed under it."""
     return HostError(f"the campaign ended while experiment {order.index} ran; resumed, it runs it again")
+
+
+# --- what a candidate needs of a machine, before it runs and after it crashed ----------------------------------------
+
+
+def gpu_names(environment: EnvironmentSpec) -> list[str]:
+    """Return the GPUs that candidates may use, [] where they run on the CPU.
+
+    Raises HostError when they must have one and none answers: a candidate without a lock and a name would see them all.
+    """
+    names = gpu_lock.visible() if environment.device != "cpu" else []
+    if environment.device == "cuda" and not names:
+        raise HostError(NO_GPU)
+    return names
+
+
+def disk_full(folder: Path, environment: EnvironmentSpec | None = None) -> str:
+    """Say that what one candidate may write does not fit on the disk of `folder`; '' when it does."""
+    most_mb = environment.scratch_limit_mb + environment.submission_limit_mb if environment else 0
+    wanted_mb = max(MIN_FREE_MB, most_mb)
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    free_mb = shutil.disk_usage(there).free / 2**20
+    return f"only {free_mb:.0f} MiB free in {there}, {wanted_mb} wanted" if free_mb < wanted_mb else ""
+
+
+def check_blame(what: str, gpu: gpu_lock.HeldGpu | None, folder: Path, environment: EnvironmentSpec) -> None:
+    """Raise HostError when the GPU or the disk of a candidate that crashed is gone: the crash is not its doing."""
+    if gpu is not None and gpu.name not in gpu_lock.visible():
+        raise HostError(
+            f"GPU {gpu.name} has vanished while {what} ran; it is not counted. See `nvidia-smi` and `dmesg`, then resume"
+        )
+    if full := disk_full(folder, environment):
+        raise HostError(f"{full}, after {what} crashed; it is not counted. Make room, then resume")
 
 
 class Slots(Protocol):
@@ -55,7 +95,7 @@ class Slots(Protocol):
 class LocalSlots:
     """K host processes on this machine. On GPUs each holds one of its own, locked; on a CPU they share the cores.
 
-    Raises HostError when there are fewer free GPUs than slots.
+    Raises HostError when there are fewer free GPUs than slots, or none that candidates must have.
     """
 
     def __init__(self, config: CampaignConfig, count: int, stderr_path: Path) -> None:
@@ -67,10 +107,16 @@ class LocalSlots:
         self._flights: set[Future[RunResult]] = set()
         self._threads: ThreadPoolExecutor | None = None
         self._closing = False
-        wanted = gpu_lock.visible() if config.environment.device != "cpu" else []
+        self._environment = config.environment
+        try:
+            names = gpu_names(config.environment)
+        except HostError:
+            if not config.nodes.deployment:
+                raise
+            names = []  # candidates run on nodes: the host here only says what our frozen environment is
         try:
             for _ in range(count):
-                gpu = gpu_lock.hold(wanted) if wanted else None
+                gpu = gpu_lock.hold(names) if names else None
                 self._held += [gpu] if gpu else []
                 host = Host(config.environment, data_dir(), stderr_path, gpu)
                 self._hosts.append(host)
@@ -107,14 +153,13 @@ class LocalSlots:
         return future
 
     def _run_on(self, host: Host, order: Order, on_event: OnEvent) -> RunResult:
+        if host.gpu is None and self._environment.device == "cuda":
+            raise HostError(NO_GPU)
         result = train(host, order.source, order.seed, order.place, order.rule, order.snapshot, on_event)
         if self._closing and result.cause is Cause.ABORTED:
             raise campaign_ended(order)
-        if result.ending is Ending.CRASHED and host.gpu is not None and host.gpu.name not in gpu_lock.visible():
-            raise HostError(
-                f"GPU {host.gpu.name} has vanished while experiment {order.index} ran; it is not counted. "
-                "See `nvidia-smi` and `dmesg`, then resume"
-            )
+        if result.ending is Ending.CRASHED:
+            check_blame(f"experiment {order.index}", host.gpu, order.place, self._environment)
         return result
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import urllib.parse
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,8 @@ _RUN_STATUS = {
     Status.REJECTED: "FAILED",
     Status.DUPLICATE: "FAILED",
 }
+REMOVED = ("artifacts", "removed; the memory has them")  # a tag
+LAST = "manifest.json"  # of a policy checkpoint's files
 _CAMPAIGN_STATUS = {"running": "RUNNING", "finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
@@ -116,11 +118,17 @@ def prepare(folder: str | Path) -> threading.Thread:
 
 
 def sync_experiment(
-    tracking: Tracking, campaign: Campaign, experiment: Experiment, folder: str | Path | None = None
+    tracking: Tracking,
+    campaign: Campaign,
+    experiment: Experiment,
+    folder: str | Path | None = None,
+    *,
+    artifacts: bool = True,
 ) -> str:
     """Bring the run of one experiment in line with its record and return its id. Nothing happens when it is whole.
 
-    `folder` is the experiment's own: its log.txt is taken instead of the record's tail when it is there.
+    `folder` is the experiment's own: its log.txt is taken instead of the record's tail when it is there. Without
+    `artifacts` the run gets none, as if they had been removed by now (sync_retirement).
     """
     client = tracking.client
     run = _experiment_run(tracking, campaign, experiment)
@@ -133,9 +141,12 @@ def sync_experiment(
     client.log_batch(run_id, **first)
     for start in range(BATCH, len(metrics), BATCH):
         client.log_batch(run_id, metrics=_entities(metrics[start : start + BATCH], {}, {})["metrics"])
-    with tempfile.TemporaryDirectory(prefix="artifacts-") as scratch:
-        write_artifacts(experiment, Path(scratch), Path(folder) if folder else None)
-        _artifacts(tracking, run).log_artifacts(scratch)
+    if artifacts:
+        with tempfile.TemporaryDirectory(prefix="artifacts-") as scratch:
+            write_artifacts(experiment, Path(scratch), Path(folder) if folder else None)
+            _artifacts(tracking, run).log_artifacts(scratch)
+    else:
+        client.set_tag(run_id, *REMOVED)
     parent = _entities(campaign_metrics_of(experiment), {}, {})["metrics"]
     client.log_batch(_campaign_run(tracking, campaign), metrics=parent)
     # After all else, and so the sign that a run is whole: one that still runs is done over.
@@ -143,14 +154,22 @@ def sync_experiment(
     return run_id
 
 
-def sync_campaign(tracking: Tracking, campaign: Campaign, experiments: Iterable[Experiment] = ()) -> str:
-    """Bring a whole campaign in line: its own run and its status, and every experiment given. Returns its run's id."""
+def sync_campaign(
+    tracking: Tracking,
+    campaign: Campaign,
+    experiments: Iterable[Experiment] = (),
+    retired: Callable[[int], bool] = lambda _: False,
+) -> str:
+    """Bring a whole campaign in line: its own run and its status, and every experiment given. Returns its run's id.
+
+    What is made up for of a `retired` experiment comes without artifacts.
+    """
     run_id = _campaign_run(tracking, campaign)
     whole: dict[int, tuple[str, str]] | None = None
     for experiment in experiments:
         whole = _complete(tracking, campaign) if whole is None else whole
         if experiment.index not in whole:
-            sync_experiment(tracking, campaign, experiment)
+            sync_experiment(tracking, campaign, experiment, artifacts=not retired(experiment.index))
         elif whole[experiment.index][1] != confirmed_tag(experiment):
             _refresh_confirmation(tracking, experiment, whole[experiment.index][0])
     status = _CAMPAIGN_STATUS.get(campaign.status, "RUNNING")
@@ -165,11 +184,23 @@ def sync_checkpoint(tracking: Tracking, campaign: Campaign, checkpoint: str | Pa
     """Keep a policy checkpoint with the campaign's run, under policy/NAME, and drop the ones before it."""
     checkpoint = Path(checkpoint)
     repository = _artifacts(tracking, tracking.client.get_run(_campaign_run(tracking, campaign)))
-    before = {Path(item.path).name for item in repository.list_artifacts("policy")}
-    if checkpoint.name not in before:
-        repository.log_artifacts(str(checkpoint), f"policy/{checkpoint.name}")
+    place, before = f"policy/{checkpoint.name}", {Path(item.path).name for item in repository.list_artifacts("policy")}
+    if not _holds(repository, place, checkpoint / LAST):
+        if checkpoint.name in before:  # an upload that was cut short, or another one's under this name
+            repository.delete_artifacts(place)
+        for file in sorted(checkpoint.iterdir(), key=lambda file: file.name == LAST):
+            repository.log_artifact(str(file), place)
     for name in before - {checkpoint.name}:
         repository.delete_artifacts(f"policy/{name}")
+
+
+def _holds(repository: ArtifactRepository, place: str, file: Path) -> bool:
+    """Whether this very file is there: the manifest is the last of a checkpoint that is uploaded, and names all others' hashes."""
+    if f"{place}/{file.name}" not in {item.path for item in repository.list_artifacts(place)}:
+        return False
+    with tempfile.TemporaryDirectory(prefix="manifest-") as scratch:
+        there = repository.download_artifacts(f"{place}/{file.name}", scratch)
+        return Path(there).read_bytes() == file.read_bytes()
 
 
 def sync_retirement(tracking: Tracking, campaign: Campaign, index: int) -> None:
@@ -181,7 +212,7 @@ def sync_retirement(tracking: Tracking, campaign: Campaign, index: int) -> None:
     repository = _artifacts(tracking, run)
     for item in repository.list_artifacts():
         repository.delete_artifacts(item.path)
-    tracking.client.set_tag(run.info.run_id, "artifacts", "removed; the memory has them")
+    tracking.client.set_tag(run.info.run_id, *REMOVED)
 
 
 def _artifacts(tracking: Tracking, run: Run) -> ArtifactRepository:
@@ -348,11 +379,13 @@ def track(campaign: Campaign, experiment: Experiment, folder: Path) -> None:
 
 
 @task(name="track-campaign", **ONCE)
-def track_campaign(campaign: Campaign, folder: Path, memory: Memory | None = None) -> None:
+def track_campaign(
+    campaign: Campaign, folder: Path, memory: Memory | None = None, retired: Callable[[int], bool] = lambda _: False
+) -> None:
     """Show a campaign's status in MLflow and, given the memory, make up for what is missing there. Warns like track()."""
     try:
         experiments = memory.each(campaign.id) if memory else ()
-        sync_campaign(open_tracking(folder.parent.parent), campaign, experiments)
+        sync_campaign(open_tracking(folder.parent.parent), campaign, experiments, retired)
     except Exception as error:
         log.warning("MLflow is not in line with campaign %s yet: %s", campaign.id, one_line(str(error), 200))
 

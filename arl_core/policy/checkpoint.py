@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arl_core.errors import PolicyError
+from arl_core.errors import CheckpointDamaged, PolicyError
 
 FORMAT = 1
 TENSORS, STATE, MANIFEST = "policy.safetensors", "state.json", "manifest.json"
@@ -58,7 +58,8 @@ def write(folder: Path, tensors: Mapping[str, Tensor], state: dict[str, Any], bl
 def read(folder: Path, digest: str = "") -> tuple[dict[str, Tensor], dict[str, Any], dict[str, bytes]]:
     """Return (tensors, state, blobs) of a checkpoint after checking every file, and the digest when one is given.
 
-    Raises PolicyError when it is missing, torn, altered, of another format, or not the one that the digest names.
+    Raises CheckpointDamaged when it is missing, torn, altered or not the one that the digest names, PolicyError when it has
+    another format.
     """
     from safetensors.torch import load_file
 
@@ -66,16 +67,16 @@ def read(folder: Path, digest: str = "") -> tuple[dict[str, Tensor], dict[str, A
     try:
         manifest = (folder / MANIFEST).read_text()
         if digest and hashlib.sha256(manifest.encode()).hexdigest() != digest:
-            raise PolicyError(f"policy checkpoint {folder} is not the one that the memory recorded; {remedy}")
+            raise CheckpointDamaged(f"policy checkpoint {folder} is not the one that the memory recorded; {remedy}")
         names: dict[str, str] = json.loads(manifest)
         for name, expected in names.items():
             if _sha256(folder / Path(name).name) != expected:
-                raise PolicyError(f"policy checkpoint {folder} is damaged: {name} changed since; {remedy}")
+                raise CheckpointDamaged(f"policy checkpoint {folder} is damaged: {name} changed since; {remedy}")
         state: dict[str, Any] = json.loads((folder / STATE).read_text())
         blobs = {n: (folder / n).read_bytes() for n in names if n not in (TENSORS, STATE)}
         tensors = load_file(folder / TENSORS)
     except (OSError, ValueError) as error:
-        raise PolicyError(f"policy checkpoint {folder} cannot be read ({error}); {remedy}") from error
+        raise CheckpointDamaged(f"policy checkpoint {folder} cannot be read ({error}); {remedy}") from error
     if state.pop("format", None) != FORMAT:
         raise PolicyError(f"policy checkpoint {folder} has another format; {remedy}")
     return tensors, state, blobs

@@ -158,12 +158,15 @@ class Policy:
         return checkpoint.write(folder, tensors, state, blobs)
 
     def restore(self, folder: Path, digest: str = "") -> None:
-        """Continue from a checkpoint. Raises PolicyError when it is torn, altered, or of a policy of another shape."""
+        """Continue from a checkpoint. Raises CheckpointDamaged when it is torn or altered, PolicyError for one of another shape."""
         tensors, state, blobs = checkpoint.read(folder, digest)
         stored = {k.removeprefix("parameter/"): t for k, t in tensors.items() if k.startswith("parameter/")}
         shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
         if {name: tuple(t.shape) for name, t in stored.items()} != shapes:
-            raise PolicyError(f"policy checkpoint {folder} is of another model or adapter; keep policy.* as saved")
+            raise PolicyError(
+                f"policy checkpoint {folder} is of another model or adapter; "
+                "keep policy.* as the campaign began, or start a new one (--fresh)"
+            )
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(stored[name])

@@ -8,19 +8,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import flows.confirm as module
 from arl_core.config import StopSettings, load_config
+from arl_core.errors import ConfigError
 from arl_core.memory import Memory
 from arl_core.outcome import settle
 from arl_core.records import Campaign, Experiment, State
 from arl_core.repeats import Repeats, Role
 from arl_core.second_look import reference
 from arl_core.stop_conditions import StopConditions
-from flows import research
+from flows import research, slots
 from flows.costs import Costs
 from flows.display import PlainDisplay
 from flows.session import Session
@@ -39,6 +41,8 @@ class Killed(BaseException):
 
 class MadeUpHost:
     """Answers runs from a table: value of a source, plus a wobble of the seed that differs between sources."""
+
+    count = 1
 
     def __init__(self, values: dict[str, float | None], die_at: int | None = None) -> None:
         self.values, self.die_at, self.runs = values, die_at, list[tuple[str, int]]()
@@ -189,6 +193,49 @@ def test_a_start_whose_time_ends_in_a_second_look_ends_there_and_says_so(open_se
     assert not any("6 of" in line for line in said)
 
 
+class PolicyOnTheGpu:
+    """A policy that has proposed, and is asked to leave the GPU."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def to_cpu(self) -> None:
+        self.asked += 1
+
+
+def test_the_policy_leaves_the_gpu_before_every_re_run(open_session):
+    session, host, _ = open_session({"base": 2.0, "good": 1.5})
+    seed_experiment(session)
+    session.config = load_config("embedded", {"policy.offload": True})
+    session._policy = policy = PolicyOnTheGpu()  # a resumed second look: it has proposed, the first run is paid for
+    host.runs.clear()
+    look(session, "good")
+    assert policy.asked == len(host.runs) - 1 == 3, "the first run makes room elsewhere"
+
+
+def test_with_slots_side_by_side_a_second_look_leaves_the_policy_to_its_owner(open_session):
+    session, host, _ = open_session({"base": 2.0, "good": 1.5})
+    seed_experiment(session)
+    session.config, host.count = load_config("embedded", {"policy.offload": True}), 2
+    session._policy = policy = PolicyOnTheGpu()
+    look(session, "good")
+    assert policy.asked == 0
+
+
+def test_on_a_full_disk_no_re_run_begins_and_nothing_is_held_against_the_candidate(open_session, monkeypatch):
+    session, host, _ = open_session({"base": 2.0, "good": 1.5})
+    seed_experiment(session)
+    before = Repeats(session.memory).of("c")
+    host.runs.clear()
+    with monkeypatch.context() as full:
+        full.setattr(slots.shutil, "disk_usage", lambda _: SimpleNamespace(free=700 * 2**20))
+        with pytest.raises(ConfigError, match=r"only 700 MiB free .*, 768 wanted; make room and resume"):
+            look(session, "good")
+    assert host.runs == [("good", 0)]
+    assert [row.role for row in Repeats(session.memory).of("c")[len(before) :]] == [Role.FIRST]
+    assert look(session, "good").outcome.status is Status.KEPT
+
+
 def test_a_gain_within_the_noise_costs_no_rerun(open_session):
     session, host, _ = open_session({"base": 2.0, "even": 1.995})
     seed_experiment(session)
@@ -233,6 +280,7 @@ def test_re_runs_are_bounded(open_session):
     assert found.outcome.status is Status.DISCARDED
     assert [run for run in host.runs if run[0] == "small" and run[1]] == [("small", seed) for seed in (1, 2, 3, 4)]
     assert [run for run in host.runs if run[0] == "base"] == [("base", 4)], "the incumbent lacked one seed of four"
+    session.memory.commit_iteration(Experiment("c", 1, Status.DISCARDED), State())
     baseline = session.memory.experiment("c", 0)
     assert baseline.confirmations == 4, "and its mean now counts it"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import re
 import threading
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -16,11 +17,13 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Runni
 from arl_core.config import load_config
 from flows import nodes as module
 from flows import wire
-from flows.nodes import NodeSlots, _Job
+from flows.experiment import HOST_DIED
+from flows.nodes import NodeSlots, _Job, _Past
 from flows.slots import Order
 from frozen_env.contract import Cause, Ending, HostError, RunResult
 
 RESULT = RunResult(Ending.FINISHED, environment_digest="digest", seed=3)
+REFUSAL = Failed(message="Flow run encountered an exception: HostError: no GPU answers")
 
 
 class World:
@@ -28,7 +31,7 @@ class World:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s, self.said, self.cancelled = 1000.0, [], []
-        self.states, self.beats, self.results = {}, {}, {}
+        self.states, self.beats, self.results, self.runs_of = {}, {}, {}, {}
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now_s)
         monkeypatch.setattr(
             module, "_artifacts", lambda _client, ids, kind: self.beats if kind == module.BEAT else self.results
@@ -38,6 +41,7 @@ class World:
         self.slots = NodeSlots.__new__(NodeSlots)
         self.slots.environment_digest, self.slots._silence_s, self.slots._say = "digest", 60.0, self.said.append
         self.slots._jobs, self.slots._guard, self.slots._back_s = {}, threading.Lock(), -math.inf
+        self.slots._delivered, self.slots._patience_s, self.pauses_s = 0, 1000.0, []
         self.slots._ask = lambda question: question(SimpleNamespace(read_flow_runs=lambda **_: self.runs()))
         self.slots._schedule = self.schedule
         self.numbers = itertools.count(1)
@@ -45,23 +49,26 @@ class World:
     def runs(self):
         return [SimpleNamespace(id=key, state=state) for key, state in self.states.items()]
 
-    def schedule(self, order, on_event, future, attempt):
+    def schedule(self, order, on_event, future, past, pause_s=0.0):
         key = uuid4()
-        self.slots._jobs[key] = _Job(order, on_event, future, key, attempt, beat_s=self.now_s)
+        self.slots._jobs[key] = _Job(order, on_event, future, key, past, beat_s=self.now_s)
         self.states[key] = Scheduled()
-        self.last = key
+        self.last = self.runs_of[order.index] = key
+        self.pauses_s.append(pause_s)
 
-    def submit(self) -> Future:
+    def submit(self, index: int = 7, on_event=lambda _event: None) -> Future:
         future: Future = Future()
-        self.schedule(Order(7, "x", 3, None, "none", {}), lambda _event: None, future, 1)
+        self.schedule(Order(index, "x", 3, None, "none", {}), on_event, future, _Past())
         return future
 
-    def look(self, state=None, later_s: float = 1.0, beat: int | None = None):
+    def look(self, state=None, later_s: float = 1.0, beat: int | None = None, index: int | None = None, **told):
+        """Let time pass, and the last run (or the experiment's) stand as the test says."""
         self.now_s += later_s
+        run = self.last if index is None else self.runs_of[index]
         if state is not None:
-            self.states[self.last] = state
+            self.states[run] = state
         if beat is not None:
-            self.beats[self.last] = {"beat": beat}
+            self.beats[run] = told | {"beat": beat}
         self.slots._look_at(list(self.slots._jobs.values()))
 
 
@@ -129,12 +136,96 @@ def test_what_is_lost_while_the_server_is_away_is_not_the_candidates_doing(world
     assert future.result(0).cause is Cause.ABORTED
 
 
-def test_a_candidate_that_nodes_refuse_ends_the_campaign(world):
+@pytest.mark.parametrize(
+    "why",
+    [
+        "ManifestError: this node has frozen environment a, the campaign b",
+        "DataMissing: no prepared text in data",
+        "SandboxUnavailable: this kernel offers Landlock ABI 0",
+        "ProblemError: no folder examples/digits",
+        "FrozenEnvError: unknown environment setting 'depth'",
+        "HostError: every GPU is taken by another candidate",
+        "HostError: GPU a has vanished while the candidate ran",
+        "OSError: [Errno 28] No space left on device",
+    ],
+)
+def test_a_candidate_that_nodes_refuse_ends_the_campaign_and_is_not_blamed(world, why):
     future = world.submit()
     for _ in range(2):
-        world.look(Failed(message="ManifestError: this node has frozen environment a, the campaign b"))
-    with pytest.raises(HostError, match=r"nodes refuse experiment 7.*frozen environment a"):
+        assert not future.done()
+        world.look(Failed(message=f"Flow run encountered an exception: {why}"))
+    with pytest.raises(HostError, match=rf"nodes refuse experiment 7: Failed: .*{re.escape(why)}.*Mend or stop"):
         future.result(0)
+    assert world.pauses_s == [0.0, module.REFUSED_PAUSE_S], "time for another node to take it"
+
+
+def test_a_refusal_and_a_death_do_not_add_up(world):
+    future = world.submit()
+    world.look(REFUSAL)
+    world.look(Crashed(message="the process died"))
+    assert not future.done(), "one node refused it, one died under it"
+    world.look(Crashed(message="the process died"))
+    assert future.result(0).cause is Cause.ABORTED
+
+
+def test_a_host_that_dies_under_a_candidate_twice_is_held_against_it(world):
+    future = world.submit()
+    for _ in range(2):
+        world.look(Failed(message=f"Flow run encountered an exception: HostError: {HOST_DIED}: exit code -9"))
+    assert (future.result(0).ending, future.result(0).cause) == (Ending.CRASHED, Cause.ABORTED)
+
+
+def test_a_candidate_that_one_node_refuses_waits_for_the_node_that_trains(world):
+    world.submit(6)
+    world.look(Running(), beat=1, index=6, event="started", startup_s=2.0)
+    refused = world.submit(7)
+    for beat in range(2, 7):
+        world.look(REFUSAL, beat=beat, index=7)
+        assert not refused.done()
+    world.results[world.runs_of[6]] = wire.pack(RESULT.to_json())
+    world.look(Completed(), index=6)
+    world.look(REFUSAL, index=7)
+    assert not refused.done(), "a node has just delivered"
+    world.results[world.runs_of[7]] = wire.pack(RESULT.to_json())
+    world.look(Completed(), index=7)
+    assert refused.result(0) == RESULT
+
+
+def test_a_node_that_trains_and_never_delivers_is_not_waited_for_for_ever(world):
+    world.submit(6)
+    refused = world.submit(7)
+    began_s, beat = world.now_s, 0
+    while not refused.done():
+        beat += 1
+        world.look(Running(), beat=beat, index=6, later_s=25, event="started", startup_s=2.0)
+        world.look(REFUSAL, index=7, later_s=25)
+    assert "nodes refuse experiment 7" in str(error_of(refused))
+    assert world.slots._patience_s <= world.now_s - began_s <= world.slots._patience_s + 100
+
+
+def test_when_all_nodes_refuse_all_candidates_the_campaign_ends(world):
+    flights = [world.submit(index) for index in (1, 2, 3)]
+    for _ in range(2):
+        for index in (1, 2, 3):
+            world.look(Running(), index=index, beat=1)
+        for index in (1, 2, 3):
+            world.look(REFUSAL, index=index)
+    assert all("nodes refuse experiment" in str(error_of(flight)) for flight in flights)
+
+
+def test_a_heart_tells_the_display_what_its_candidate_does(world):
+    told = []
+    world.submit(on_event=told.append)
+    world.look(Running(), beat=1)
+    world.look(beat=2, event="started", startup_s=2.0)
+    world.look(beat=3, event="started", startup_s=2.0, fraction=0.5, loss=3.25)
+    world.look(beat=4, event="scoring", startup_s=2.0, fraction=1.0, loss=3.0)
+    assert [(one["event"], one["phase"], one.get("loss")) for one in told] == [
+        ("beat", "starting", None),
+        ("beat", "training", None),
+        ("beat", "training", 3.25),
+        ("beat", "scoring", 3.0),
+    ]
 
 
 def test_a_worker_that_took_a_candidate_and_died_before_it_began(world):
@@ -268,7 +359,7 @@ def test_what_ends_while_the_campaign_does_is_settled_once(world, ends):
     future = world.submit()
     world.results[world.last] = wire.pack(RESULT.to_json())
     job = world.slots._jobs[world.last]
-    job.attempt = module.ATTEMPTS
+    job.past.deaths = module.ATTEMPTS - 1
     future.set_exception(HostError("the campaign ended"))
     world.look(ends)
     assert str(error_of(future)) == "the campaign ended"

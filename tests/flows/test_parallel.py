@@ -33,10 +33,17 @@ class World:
         self.better: set[int] = set()
         self.looked_at: list[int] = []
         self.look_may_end = threading.Event()
+        self.events: list[dict] = []
+        self.policy_at = "cpu"
+        self.policy_beside: list[int] = []  # candidates that began while it was on the GPU
         self.session = SimpleNamespace(
             slots=SimpleNamespace(count=slots, submit=self.submit),
-            display=SimpleNamespace(begin=lambda *_: None, phase=lambda *_: None, settled=lambda *_: None),
+            display=SimpleNamespace(
+                begin=lambda *_: None, phase=lambda *_: None, settled=lambda *_: None, event=self.events.append
+            ),
             memory=SimpleNamespace(incumbent=lambda _: None),
+            make_room=self.make_room,
+            after_commit=Costs(None),
             campaign=SimpleNamespace(id="c"),
             last_index=99,
             show=lambda _index: None,
@@ -53,6 +60,7 @@ class World:
     def propose(self, _session, indices, under_way):
         self.under_way.append(set(under_way))
         self.batches.append(list(indices))
+        self.policy_at = "cuda"
         return [self.proposal(index) for index in indices]
 
     def proposal(self, index):
@@ -61,7 +69,13 @@ class World:
         first, rollout = Experiment("c", 0, "kept"), SimpleNamespace(runs_again=False)
         return Proposal(index, first, first, "", rollout, edit, 0, Costs(None))
 
-    def submit(self, order, _on_event):
+    def make_room(self):
+        self.policy_at = "cpu"
+
+    def submit(self, order, on_event):
+        if self.policy_at != "cpu":
+            self.policy_beside.append(order.index)
+        on_event({"event": "started", "startup_s": 1.0})
         self.flying[order.index] = Future()
         self.most_flying = max(self.most_flying, len(self.flying))
         self.answer()
@@ -157,6 +171,56 @@ def test_second_looks_come_one_at_a_time_and_the_other_slots_go_on(monkeypatch):
     loop.join(timeout=30)
     assert world.looked_at == [1, 2]
     assert sorted(index for index, _ in world.committed) == [1, 2, 3, 4]
+
+
+def test_the_policy_leaves_the_gpu_before_a_run_begins_and_before_the_wait_for_the_others(monkeypatch):
+    world = World(monkeypatch, 2, {1: "invalid"}, answers=[2, 3, 4])
+    waited_with, looked_with = [], []
+    conclude, take, look = world.conclude, parallel._Flights._take, parallel._Flights._look
+
+    def learn(*arguments):
+        world.policy_at = "cuda"  # an update
+        return conclude(*arguments)
+
+    def waiting(flights):
+        waited_with.append(world.policy_at)
+        take(flights)
+
+    def looking(flights):
+        waiting = len(flights.waiting)
+        look(flights)
+        if len(flights.waiting) < waiting:
+            looked_with.append(world.policy_at)
+
+    monkeypatch.setattr(parallel, "conclude", learn)
+    monkeypatch.setattr(parallel._Flights, "_look", looking)
+    monkeypatch.setattr(parallel._Flights, "_take", waiting)
+    world.better = {3}
+    world.look_may_end.set()
+    world.run(range(1, 5))
+    assert sorted(index for index, _ in world.committed) == [1, 2, 3, 4]
+    assert world.policy_beside == []
+    assert looked_with == ["cpu"]
+    assert set(waited_with) == {"cpu"}
+
+
+def test_the_display_is_told_of_each_candidate_from_its_begin_to_its_end(monkeypatch):
+    world = World(monkeypatch, 2, {1: "invalid"}, answers=[3, 2])
+    world.run(range(1, 4))
+    told = {index: [one["event"] for one in world.events if one["index"] == index] for index in (1, 2, 3)}
+    assert told == {1: [], 2: ["begun", "started", "ended"], 3: ["begun", "started", "ended"]}
+
+
+def test_a_resumed_campaign_tells_the_display_where_it_stands(monkeypatch):
+    world = World(monkeypatch, 2, {}, answers=[6])
+    past = [Experiment("c", index, Status.KEPT) for index in range(6)]
+    told = []
+    world.session.after_commit = None
+    world.session.memory.experiments = lambda _campaign, whole: past
+    world.session.memory.incumbent = lambda _: past[-1]
+    world.session.display.resumed = lambda *said: told.append(said)
+    world.run([6])
+    assert told == [(past, past[-1])]
 
 
 def test_a_host_that_keeps_dying_ends_the_campaign(monkeypatch):

@@ -123,6 +123,70 @@ def test_plain_lines_tell_the_run():
     ]
 
 
+def shown(display: LiveDisplay) -> str:
+    display.console.print(display)
+    return display.console.file.getvalue()
+
+
+def live() -> LiveDisplay:
+    return LiveDisplay("c", load_config("embedded"), Console(file=io.StringIO(), width=160, force_terminal=True))
+
+
+def test_candidates_side_by_side_have_a_line_each_until_they_end():
+    display = live()
+    for index, loss in ((4, 3.5), (5, 4.5)):
+        display.event({"event": "begun", "index": index, "summary": f"DEPTH: 2 → {index}"})
+        display.event({"event": "started", "index": index, "startup_s": 0.2})
+        display.event({"event": "report", "index": index, "report": [9, 5.0, 0.25, loss, None]})
+    verdict = Verdict(False, "", forecast=3.1, low=3.0, high=3.2)
+    display.event({"event": "verdict", "index": 4, "verdict": verdict})
+    lines = shown(display).splitlines()
+    (four,), (five,) = ([line for line in lines if f"#{index} training" in line] for index in (4, 5))
+    for words in ("25%", "loss 3.5000", "forecast 3.1000 [3.0000, 3.2000]", "15 s left", "DEPTH: 2 → 4"):
+        assert words in four
+    assert "loss 4.5000" in five
+    display.event({"event": "ended", "index": 4})
+    display.console.file = io.StringIO()
+    assert "#4" not in shown(display)
+
+
+def test_candidates_on_nodes_are_shown_by_their_hearts():
+    display = live()
+    display.event({"event": "beat", "index": 4, "phase": "starting"})
+    display.event({"event": "beat", "index": 4, "phase": "training", "fraction": 0.5, "loss": 3.5})
+    display.event({"event": "beat", "phase": "training", "fraction": 0.75, "loss": 2.5})  # one after the other
+    text = shown(display)
+    assert "#4 training" in text
+    assert "loss 3.5000" in text
+    assert "10 s left" in text
+    assert "training: ...  (5 s left)" in text
+    assert "loss 2.5000" in text
+    display.event({"event": "beat", "index": 4, "phase": "starting"})  # its node died, another took it
+    display.console.file = io.StringIO()
+    assert "loss 3.5000" not in shown(display)
+
+
+def test_a_resumed_campaign_is_shown_with_its_past():
+    display = live()
+    past = [experiment(index, Status.DISCARDED, summary=f"edit {index}") for index in range(20)]
+    display.resumed(past, experiment(3, value=1.5))
+    text = shown(display)
+    assert "best 1.5000, one run (#3)   discarded 20" in text
+    assert "edit 19" in text
+    assert "edit 1 " not in text
+    display.begin(20, 29)
+    assert "about" not in shown(display), "the pace of this start is not known yet"
+
+
+def test_a_log_tells_where_a_resumed_campaign_stands_and_how_candidates_side_by_side_end():
+    lines: list[str] = []
+    display = PlainDisplay(load_config("embedded"), lines.append)
+    display.resumed([experiment(0), experiment(1)], experiment(0, value=1.5))
+    display.event({"event": "started", "index": 2, "startup_s": 0.2})
+    display.resumed([], None)
+    assert lines == ["going on after 2 experiments; best 1.5000, one run (#0)"]
+
+
 def test_the_live_panel_shows_the_run():
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
     display = LiveDisplay("campaign-1", load_config("embedded"), console)

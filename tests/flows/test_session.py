@@ -85,6 +85,20 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before_with_a_warning(trained, 
     assert "falling back" in one.display[0]
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"policy.lora_r": 16}, "another model or adapter"), ({"policy.proposer": "random"}, "checkpoint of a policy")],
+)
+def test_a_checkpoint_that_does_not_fit_the_settings_is_an_error_and_is_left_alone(
+    trained, tmp_path, settings, message
+):
+    one = session(copied(trained, tmp_path), **settings)
+    with pytest.raises(PolicyError, match=message):
+        one.policy()
+    assert one.policy_step == 2
+    assert sorted(path.name for path in one.policy_folder.iterdir()) == ["step_000001", "step_000002"]
+
+
 def test_with_no_checkpoint_left_a_young_policy_starts_again_and_says_so(trained, tmp_path):
     one = session(copied(trained, tmp_path))
     shutil.rmtree(one.policy_folder)
@@ -170,13 +184,24 @@ def test_all_weights_stay_when_asked_for_though_old_folders_go(tmp_path):
     assert logs == [0, 3], "of the best, and of the latest"
 
 
+def test_what_is_made_up_for_in_mlflow_is_bounded_by_the_same_rule(tmp_path):
+    one = session(tmp_path, **{"retention.recent": 2, "retention.best": 1})
+    for index in range(6):
+        value = 1.0 if index == 1 else 2.0
+        one.memory.commit_iteration(Experiment("c", index, "discarded", value=value, source="x"), State())
+    one.place(2).mkdir()
+    assert [index for index in range(6) if retention.is_retired(one, index)] == [0, 3]
+
+
 def test_folders_stay_while_mlflow_is_away(tmp_path, monkeypatch):
     one = session(tmp_path, **{"retention.recent": 1, "retention.best": 1, "tracking": True})
     for index in range(4):
         one.memory.commit_iteration(Experiment("c", index, "discarded", value=1.0 + index, source="x"), State())
         one.place(index).mkdir()
-    monkeypatch.setattr(retention, "drop_artifacts", lambda *_: False)
+    tried = []
+    monkeypatch.setattr(retention, "drop_artifacts", lambda _campaign, index, _folder: tried.append(index))
     assert retention.retire(one, 3) == []
+    assert tried == [1], "each try waits for seconds: one an iteration is enough"
     monkeypatch.setattr(retention, "drop_artifacts", lambda *_: True)
     assert retention.retire(one, 3) == [1, 2]
     assert sorted(path.name for path in one.folder.iterdir()) == ["experiment_00000", "experiment_00003"]

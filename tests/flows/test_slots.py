@@ -1,19 +1,25 @@
-"""Slots of this machine: a host and a GPU each, side by side, ended within seconds, and never fooled by a dead GPU."""
+"""Slots of a machine: a host and a GPU each, side by side, ended within seconds, never fooled by a dead GPU or a full disk."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from arl_core.config import load_config
+from arl_core.errors import ConfigError
+from flows import experiment as node
 from flows import slots as module
+from flows.session import check_disk
 from flows.slots import LocalSlots, Order
 from frozen_env.contract import Cause, Ending, HostError, RunResult
 from frozen_env.runtime import gpu_lock
+from frozen_env.spec import EnvironmentSpec
 
 
 class MadeUpHost:
@@ -93,8 +99,29 @@ def test_on_a_cpu_no_gpu_is_held(monkeypatch):
     slots.close()
 
 
-def test_candidates_run_side_by_side(monkeypatch):
+def test_without_a_gpu_that_answers_no_candidate_runs_on_the_gpus_of_others(monkeypatch):
+    """Without a lock and a name it would see all of them."""
+    monkeypatch.setattr(gpu_lock, "visible", list)  # nvidia-smi timed out, or ARL_GPUS names an absent GPU
+    with pytest.raises(HostError, match=r"device is cuda, but no GPU answers: see `nvidia-smi`, and whether ARL_GPUS"):
+        opened(1)
+    assert MadeUpHost.made == []
+    opened(1, device="auto").close()
+
+
+def test_a_campaign_on_nodes_needs_no_gpu_of_its_own_until_a_candidate_runs_here(monkeypatch):
     monkeypatch.setattr(gpu_lock, "visible", list)
+    settings = {"environment.device": "cuda", "nodes.deployment": "experiment/node"}
+    slots = LocalSlots(load_config("embedded", settings), 1, Path("unused"))
+    slots.wait_ready()
+    assert slots.environment_digest == "digest"
+    with pytest.raises(HostError, match="no GPU answers"):
+        slots.run(order(), print)
+    assert MadeUpHost.made[0].runs == 0
+    slots.close()
+
+
+def test_candidates_run_side_by_side(monkeypatch):
+    monkeypatch.setattr(gpu_lock, "visible", lambda: ["a", "b"])
     slots = opened(2)
     flights = [slots.submit(order(index=index), print) for index in (1, 2)]
     _wait_until(lambda: sum(host.runs for host in MadeUpHost.made) == 2)
@@ -107,7 +134,7 @@ def test_candidates_run_side_by_side(monkeypatch):
 
 @pytest.mark.parametrize("listens", [True, False])
 def test_closing_ends_what_runs_and_kills_what_does_not_listen(monkeypatch, listens):
-    monkeypatch.setattr(gpu_lock, "visible", list)
+    monkeypatch.setattr(gpu_lock, "visible", lambda: ["a", "b"])
     monkeypatch.setattr(module, "ABORT_LIMIT_S", 0.2)
     slots = opened(2)
     for host in MadeUpHost.made:
@@ -131,3 +158,119 @@ def test_a_crash_is_not_counted_when_its_gpu_has_vanished(monkeypatch):
     with pytest.raises(HostError, match=r"GPU a has vanished while experiment 7 ran; it is not counted"):
         slots.run(order("crash", index=7), print)
     slots.close()
+
+
+def test_a_crash_is_not_counted_when_the_disk_has_filled(monkeypatch):
+    free_mb = [10_000.0]
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free_mb[0] * 2**20))
+    slots = opened(1, device="cpu")
+    MadeUpHost.made[0].may_end.set()
+    assert slots.run(order("crash"), print).ending is Ending.CRASHED, "there is room: the candidate crashed"
+    free_mb[0] = 700.0  # of 768: 512 of scratch files and 256 of weights
+    assert slots.run(order("fine"), print).ending is Ending.FINISHED
+    with pytest.raises(HostError, match=r"only 700 MiB free in .*, after experiment 7 crashed; it is not counted"):
+        slots.run(order("crash", index=7), print)
+    slots.close()
+
+
+@pytest.mark.parametrize(
+    ("scratch_mb", "submission_mb", "free_mb", "fits"),
+    [
+        (None, None, 511, False),
+        (None, None, 513, True),
+        (64, 16, 511, False),
+        (64, 16, 513, True),
+        (16384, 4096, 20479, False),
+        (16384, 4096, 20481, True),
+    ],
+)
+def test_room_is_wanted_for_all_that_a_candidate_may_write(monkeypatch, scratch_mb, submission_mb, free_mb, fits):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free_mb * 2**20))
+    known = {"scratch_limit_mb": scratch_mb, "submission_limit_mb": submission_mb}
+    environment = EnvironmentSpec(name="x", **known) if scratch_mb else None
+    assert (module.disk_full(Path("not/there/yet"), environment) == "") is fits
+    with contextlib.nullcontext() if fits else pytest.raises(ConfigError, match=r"MiB free .*make room and resume"):
+        check_disk(Path("not/there/yet"), environment)
+
+
+# --- the same on a node -----------------------------------------------------------------------------------------------
+
+
+class Node:
+    """The flow of a node around a made-up host, without Prefect: `delivered` is what would reach the campaign."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.delivered, self.hosts = [], []
+        self.present, self.free_mb = ["a"], 10_000.0
+        self.answer = RunResult(Ending.FINISHED)
+        self.meanwhile = lambda: None  # what happens to the node while the candidate runs
+        monkeypatch.setattr(gpu_lock, "visible", lambda: list(self.present))
+        monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=self.free_mb * 2**20))
+        heart = SimpleNamespace(event=print, deliver=self.delivered.append)
+        monkeypatch.setattr(node, "Heartbeat", lambda: contextlib.nullcontext(heart))
+        monkeypatch.setattr(node, "Host", self.host)
+        monkeypatch.setattr(node, "train", self.train)
+
+    def host(self, _spec, _data, _stderr, gpu):
+        self.hosts.append(gpu.name if gpu else None)
+        return contextlib.nullcontext(SimpleNamespace(wait_ready=lambda: None, environment_digest="digest"))
+
+    def train(self, *_):
+        self.meanwhile()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def run(self, device: str = "cuda") -> None:
+        environment = load_config("embedded", {"environment.device": device}).environment
+        node.experiment.fn("x", environment.to_json(), "digest")
+
+
+CRASH = RunResult(Ending.CRASHED, Cause.EXCEPTION)
+
+
+@pytest.fixture
+def a_node(monkeypatch):
+    return Node(monkeypatch)
+
+
+def test_a_node_delivers_a_crash_that_is_the_candidates_own(a_node):
+    a_node.answer = CRASH
+    a_node.run()
+    assert a_node.hosts == ["a"]
+    assert a_node.delivered == [CRASH]
+
+
+def test_a_node_whose_gpu_vanished_delivers_no_crash(a_node):
+    a_node.answer, a_node.meanwhile = CRASH, a_node.present.clear
+    with pytest.raises(HostError, match="GPU a has vanished while the candidate ran"):
+        a_node.run()
+    with pytest.raises(HostError, match="no GPU answers"):  # and the next candidate does not even begin
+        a_node.run()
+    assert a_node.hosts == ["a"]
+    assert a_node.delivered == []
+
+
+def test_a_node_without_a_gpu_runs_who_needs_none(a_node):
+    a_node.present.clear()
+    a_node.run("cpu")
+    a_node.run("auto")
+    assert a_node.hosts == [None, None]
+
+
+def test_a_node_whose_disk_is_full_refuses_before_the_run_and_after_a_crash(a_node):
+    a_node.answer, a_node.meanwhile = CRASH, lambda: setattr(a_node, "free_mb", 100.0)
+    with pytest.raises(HostError, match=r"only 100 MiB free .*after the candidate crashed"):
+        a_node.run()
+    with pytest.raises(HostError, match=r"only 100 MiB free .*make room on this node"):
+        a_node.run()
+    assert a_node.delivered == []
+
+
+def test_a_host_that_died_under_a_candidate_is_told_from_a_node_that_lacks_something(a_node):
+    a_node.answer = HostError("the host process ended (exit code -9)")
+    with pytest.raises(HostError, match=f"^{node.HOST_DIED}: the host process ended"):
+        a_node.run()
+    a_node.meanwhile = lambda: setattr(a_node, "free_mb", 100.0)
+    with pytest.raises(HostError, match=r"^only 100 MiB free"):
+        a_node.run()

@@ -204,10 +204,42 @@ def test_only_the_last_checkpoint_is_kept(tracking: Tracking, campaign: Campaign
     for name in ("step_000001", "step_000002"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "policy.safetensors").write_bytes(b"weights")
+        (tmp_path / name / "manifest.json").write_text(name)
         sync_checkpoint(tracking, campaign, tmp_path / name)
         sync_checkpoint(tracking, campaign, tmp_path / name)
     run_id = sync_campaign(tracking, campaign)
     assert [item.path for item in tracking.client.list_artifacts(run_id, "policy")] == ["policy/step_000002"]
+
+
+@pytest.mark.parametrize("there", ["cut short", "another's"])
+def test_a_checkpoint_is_uploaded_again_unless_this_very_one_is_there(
+    tracking: Tracking, campaign: Campaign, tmp_path: Path, there: str
+) -> None:
+    folder = tmp_path / "step_000001"
+    folder.mkdir()
+    (folder / "policy.safetensors").write_bytes(b"torn")
+    if there == "another's":
+        (folder / "manifest.json").write_text("its hashes")
+        (folder / "recent_000.npz").write_bytes(b"a rollout that is no more")
+    sync_checkpoint(tracking, campaign, folder)
+    (folder / "recent_000.npz").unlink(missing_ok=True)
+    (folder / "policy.safetensors").write_bytes(b"whole")
+    (folder / "manifest.json").write_text("hashes")
+    sync_checkpoint(tracking, campaign, folder)
+    run_id = sync_campaign(tracking, campaign)
+    files = [item.path for item in tracking.client.list_artifacts(run_id, "policy/step_000001")]
+    assert sorted(files) == ["policy/step_000001/manifest.json", "policy/step_000001/policy.safetensors"]
+    assert text_of(tracking, run_id, "policy/step_000001/policy.safetensors") == "whole"
+
+
+def test_what_is_made_up_for_of_a_retired_experiment_has_no_artifacts(tracking: Tracking, campaign: Campaign) -> None:
+    sync_campaign(tracking, campaign, [experiment(campaign, index) for index in (1, 2)], lambda index: index == 1)
+    found = {run.data.tags["index"]: run for run in runs_of(tracking, campaign)[:-1]}
+    artifacts = {index: len(tracking.client.list_artifacts(run.info.run_id)) for index, run in found.items()}
+    assert artifacts["1"] == 0
+    assert artifacts["2"] > 0
+    assert "removed" in found["1"].data.tags["artifacts"]
+    assert found["1"].info.status == "FINISHED"
 
 
 def test_the_log_file_of_the_run_is_taken_when_it_is_there(

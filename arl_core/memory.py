@@ -109,7 +109,7 @@ class Memory(MemoryFile):
             if db.execute("select count(*) from m.details_fresh").fetchone()[0] >= FRESH:
                 db.execute("insert into m.details from m.details_fresh order by campaign, idx")
                 db.execute("delete from m.details_fresh")
-            db.execute("update m.repeats set result = null where campaign = ? and idx = ? and result is not null", key)
+            _settle_repeats(db, no, experiment.index)
             self._write_state(db, no, experiment.index, state)
 
     def commit_state(self, campaign_id: str, state: State) -> None:
@@ -226,14 +226,18 @@ class Memory(MemoryFile):
         found = self._select(campaign_id, "and reports > 0 order by idx", details=REPORT_LISTS)
         return {experiment.index: experiment.reports for experiment in found}
 
-    def completed_runs(self, environment_digest: str, limit: int = 500, *, curves: bool = True) -> list[Experiment]:
+    def completed_runs(
+        self, environment_digest: str, limit: int = 500, *, own: str = "", curves: bool = True
+    ) -> list[Experiment]:
         """Return the latest runs that trained to the end and were measured in this very frozen environment, from all
-        campaigns, oldest first: what the forecaster is calibrated on. Their texts and verdicts are left empty, and
-        without `curves` their reports."""
+        campaigns, oldest first: what the forecaster is calibrated on. Those of the campaign `own` come last, whenever they
+        were: none of them gives way to another campaign's. Texts and verdicts are left empty, without `curves` reports too.
+        """
         where = f"""where environment_digest = ? and status in ('kept', 'discarded') and {MEASURED}
-                    and reports > 0 order by campaign desc, idx desc limit ?"""
+                    and reports > 0 order by campaign = ? desc, campaign desc, idx desc limit ?"""
         with self._open() as db:
-            return self._experiments(db, where, [environment_digest, limit], REPORT_LISTS if curves else ())[::-1]
+            no = self._number(db, own) if own else -1
+            return self._experiments(db, where, [environment_digest, no, limit], REPORT_LISTS if curves else ())[::-1]
 
     def export(self, target: str | Path, campaign_id: str = "latest") -> int:
         """Write a campaign as JSON lines, the campaign first, then every experiment in full; return their number.
@@ -321,3 +325,15 @@ class Memory(MemoryFile):
         db.execute("insert into m.states values (?, ?, ?, ?, ?, ?)", row)
         for table in ("states", "states_elsewhere"):
             db.execute(f"delete from m.{table} where campaign = ? and seq <= ?", [no, seq - STATES_KEPT])
+
+
+def _settle_repeats(db: Any, no: int, index: int) -> None:
+    """What the runs beside an experiment were kept whole for has come: its incumbent's mean counts, its first run is recorded."""
+    waiting = "campaign = ? and idx = ? and result is not null"
+    query = f"select result from m.repeats where {waiting} and role = 'incumbent' order by rowid"
+    for (text,) in db.execute(query, [no, index]).fetchall():
+        told = json.loads(text)
+        command = """update m.experiments set confirmed_value = ?, confirmations = ?
+                     where campaign = ? and idx = ? and coalesce(confirmations, 0) < ?"""  # candidates side by side
+        db.execute(command, [told["mean"], told["runs"], no, told["index"], told["runs"]])
+    db.execute(f"update m.repeats set result = null where {waiting}", [no, index])

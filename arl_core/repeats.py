@@ -66,7 +66,8 @@ class Repeats:
         """Commit one run. ValueError when the program has a row for this seed and role already.
 
         `result` is kept whole until its experiment is committed, so that a first run need not be repeated. `confirmed`
-        (index, mean, runs) brings the incumbent's record up to date in the same transaction.
+        (index, mean, runs) is the incumbent's record with this run; it waits with this row and takes effect with the
+        experiment's commit: until then the proposal must find the memory as it found it, should the campaign be killed.
         """
         with self.memory.writing(repeat.campaign_id) as (db, no):
             key = [no, repeat.source_hash, repeat.seed, repeat.role.value]
@@ -76,15 +77,11 @@ class Repeats:
                     f"{repeat.role} of {repeat.source_hash[:12]} on seed {repeat.seed} is committed already"
                 )
             packed = json.dumps(result.to_json()) if result is not None else None
+            if confirmed is not None:
+                packed = json.dumps(dict(zip(("index", "mean", "runs"), confirmed, strict=True)))
             row = [no, repeat.index, *(getattr(repeat, name) for name in _COLUMNS), packed]
             names = ", ".join(["campaign", "idx", *_COLUMNS, "result"])
             db.execute(f"insert into m.repeats ({names}) values ({', '.join('?' * len(row))})", row)
-            if confirmed is not None:
-                index, mean, runs = confirmed
-                command = (
-                    "update m.experiments set confirmed_value = ?, confirmations = ? where campaign = ? and idx = ?"
-                )
-                db.execute(command, [mean, runs, no, index])
 
     def of(self, campaign_id: str) -> list[Repeat]:
         """Return all of a campaign, in the order in which they were committed."""

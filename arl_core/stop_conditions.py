@@ -73,15 +73,16 @@ def deadline(until: str, now: datetime) -> datetime:
     """
     try:
         moment = datetime.strptime(until, "%H:%M")
-        at = now.replace(hour=moment.hour, minute=moment.minute, second=0, microsecond=0)
-        return at if at > now else at + timedelta(days=1)
+        # Local time without a zone, so that the night in which clocks change is as long as it is.
+        at = now.astimezone().replace(hour=moment.hour, minute=moment.minute, second=0, microsecond=0, tzinfo=None)
+        return at.astimezone() if at.astimezone() > now else (at + timedelta(days=1)).astimezone()
     except ValueError:
         pass
     try:
         at = datetime.fromisoformat(until)
     except ValueError:
         raise ValueError(f"stop.until takes a time such as 07:00 or 2026-12-24T07:00, got {until!r}") from None
-    at = at.astimezone(now.tzinfo) if at.tzinfo else at.replace(tzinfo=now.tzinfo)
+    at = at.astimezone()  # without a zone it is local time
     if at <= now:
         raise ValueError(f"stop.until has passed: {until!r}, it is {now:%Y-%m-%d %H:%M %Z}")
     return at

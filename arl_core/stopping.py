@@ -35,18 +35,20 @@ class StoppingHistory:
             self._completed(), direction=campaign.direction, alpha=config.stopping.alpha, checks=checks
         )
         incumbent = memory.incumbent(campaign.id)
-        if incumbent is not None and incumbent.confirmations:
-            # not the best single run, which may have been luck and was perhaps refuted
+        if incumbent is not None:
+            # not the best single run that the snapshot knows, which may have been luck and was perhaps refuted
             snapshot = dataclasses.replace(snapshot, incumbent=reference(incumbent))
         return snapshot.to_json()
 
     def _completed(self) -> list[PastRun]:
         """Completed runs, oldest first; curves are read of those that are new here, nearly always the last one."""
         digest, campaign = self._campaign.environment_digest, self._campaign
-        keys = [(one.campaign_id, one.index) for one in self._memory.completed_runs(digest, curves=False)]
+        keys = [
+            (one.campaign_id, one.index) for one in self._memory.completed_runs(digest, own=campaign.id, curves=False)
+        ]
         unknown = [place for place, key in enumerate(reversed(keys), 1) if key not in self._runs]
         known = {key: self._runs[key] for key in keys if key in self._runs}
-        for one in self._memory.completed_runs(digest, limit=unknown[-1]) if unknown else ():
+        for one in self._memory.completed_runs(digest, unknown[-1], own=campaign.id) if unknown else ():
             if one.value is not None:
                 curve, own = Curve.from_reports(one.reports), one.campaign_id == campaign.id
                 known[one.campaign_id, one.index] = PastRun.from_curve(curve, one.value, one.campaign_id, own=own)

@@ -15,13 +15,17 @@ from typing import Any
 
 from arl_core.memory import Memory
 from arl_core.policy import checkpoint as policy_files
-from flows import iteration, slots
+from flows import confirm, iteration, slots
 
 TASKS = ("make_prompt", "propose", "patch", "make_reward", "update", "checkpoint", "commit", "track")
 INNER = ("while a checkpoint is written", "before rename", "after rename", "in transaction", "before commit ends")
 
+RE_RUNS_FROM = (
+    7  # three are the noise floor's; the next four a first run, two re-runs of its program, one of its incumbent's
+)
+
 POINTS = [
-    *(f"{when} {task}" for task in (*TASKS, "train") for when in ("before", "after")),
+    *(f"{when} {task}" for task in (*TASKS, "train", "commit_repeat") for when in ("before", "after")),
     *(f"{inner}" for inner in INNER),
 ]
 
@@ -40,6 +44,7 @@ def arm(point: str, occurrence: int) -> None:
     for name in TASKS:
         _wrap(iteration, name, reach)
     _wrap(slots, "train", reach)
+    _wrap(confirm, "commit_repeat", reach)
     _wrap_renames(reach)
     _wrap_transaction(reach)
 
@@ -89,7 +94,7 @@ def plan(kills: int, seed: int, server: bool) -> list[tuple[str, str, int]]:
     The point is '' for a random moment. With fewer kills than points the points are spread over what there is.
     """
     luck = random.Random(seed)
-    boundary = [("flow", point, 1 + n % 2) for n, point in enumerate(POINTS)]
+    boundary = [("flow", point, (RE_RUNS_FROM if "repeat" in point else 1) + n % 2) for n, point in enumerate(POINTS)]
     luck.shuffle(boundary)
     targets = ("host", "candidate", "flow", "worker", "server") if server else ("host", "candidate", "flow")
     random_ones = [(target, "", 0) for target in targets]

@@ -79,16 +79,22 @@ def _load_memory(path: Path) -> list[Run]:
     from arl_core.memory import Memory
 
     memory = Memory(path, read_only=True)
-    whole = [
-        (campaign.id, Curve.from_reports(e.reports), e.value)
+    measured = [
+        (campaign, Curve.from_reports(e.reports), e.value)
         for campaign in memory.campaigns()
         for e in memory.experiments(campaign.id)
         if e.status in (Status.KEPT, Status.DISCARDED) and e.value is not None and e.reports and e.direction == "lower"
     ]
+    if len({campaign.environment_digest for campaign, _, _ in measured}) > 1:
+        raise ValueError(
+            f"{path} holds runs of different frozen environments, which no rule compares; give one with one"
+        )
+    ends = [levels(curve, np.array([1.0]))[0] for _, curve, _ in measured]  # NaN: no report of use
+    whole = [(c.id, curve, value, end) for (c, curve, value), end in zip(measured, ends, strict=True) if end > 0]
     if not whole:
         raise ValueError(f"{path} holds no run that trained to its end and was measured")
-    per_nat = np.median([value / levels(curve, np.array([1.0]))[0] for _, curve, value in whole])
-    return [_run(campaign, curve, float(value / per_nat)) for campaign, curve, value in whole]
+    per_nat = np.median([value / end for _, _, value, end in whole])
+    return [_run(campaign, curve, float(value / per_nat)) for campaign, curve, value, _ in whole]
 
 
 def _run(group: str, curve: Curve, final: float) -> Run:

@@ -22,6 +22,7 @@ def prepare() -> None:
         "PREFECT_EVENTS_WORKER_MAX_QUEUE_SIZE": "500",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds without an answer, of each try; the default is 120
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the default waits for minutes; what is missing is made up for later
         "GIT_PYTHON_REFRESH": "quiet",
         "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -248,10 +248,12 @@ def _epochs(
             _accumulate(network, group, total, statistics, settings, sums, first_epoch=epoch == 0)
         metrics = sums.means()
         first = first or metrics
-        norms = _clip(optimizer, settings.max_grad_norm)
-        metrics.update(norms)
         if "approx_kl" not in metrics:  # every edit rests
             break
+        if epoch == 0 and sums.tokens < total:  # some rest: the mean is over the others
+            _rescale(optimizer, total / sums.tokens)
+            total = sums.tokens
+        metrics.update(_clip(optimizer, settings.max_grad_norm))
         if not all(math.isfinite(v) for v in metrics.values()):
             optimizer.zero_grad(set_to_none=True)
             restore()
@@ -340,6 +342,13 @@ def _snapshot(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
         optimizer.load_state_dict(state)
 
     return restore
+
+
+def _rescale(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
 
 
 def _clip(optimizer: torch.optim.Optimizer, limit: float) -> Metrics:

@@ -22,13 +22,12 @@ from scipy import special
 
 from arl_core.selfeval.curve import GRID, Curve, levels_and_errors
 from arl_core.selfeval.regression import Regression, fit, fit_robust, student_cdf
-from arl_core.selfeval.snapshot import BLUR_AT, Snapshot
+from arl_core.selfeval.snapshot import BLUR_AT, NEVER_JUDGED, Snapshot
 
 Array = NDArray[np.float64]
 
 PAST = (0.8, 0.6, 0.4, 0.2)  # the recent past: levels at these shares of the elapsed fraction, minus the level now
 FIRST_LOOK = 0.08  # before this fraction the start still shows more than the run
-NEVER_JUDGED = 4  # the first runs of a campaign run whole, so they calibrate without selection
 _NEAR = 0.005  # relative distance from the incumbent's final within which completed runs count most in the tie
 _ENOUGH = 8.0  # widen that distance until completed runs weigh as much as so many
 _CLIP = 0.07  # features beyond ±7 % of the loss are as good as 7 %

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 
 from arl_core.selfeval.curve import Curve
-from arl_core.selfeval.forecast import FIRST_LOOK, NEVER_JUDGED, Forecaster
+from arl_core.selfeval.forecast import FIRST_LOOK, Forecaster
 from arl_core.selfeval.naive import power_law
-from arl_core.selfeval.snapshot import Snapshot
+from arl_core.selfeval.snapshot import NEVER_JUDGED, Snapshot
 from frozen_env.contract import Judge, Progress, Report, Verdict
 
 Rule = Literal["none", "naive", "ours"]

@@ -15,6 +15,7 @@ from frozen_env.contract import Direction, is_better
 
 DEFAULT_ALPHA = 0.4  # how often a run that exactly ties may be stopped; how it was chosen: docs/stopping.md
 BLUR_AT = 0.25  # the elapsed fraction at which the noise of a level is kept
+NEVER_JUDGED = 4  # the first runs of a campaign run whole, so they calibrate without selection
 MAX_OWN, MAX_EARLIER = 256, 256  # runs kept; a snapshot stays under 0.4 MB of JSON
 
 
@@ -71,7 +72,8 @@ class Snapshot:
         alpha: float = DEFAULT_ALPHA,
         checks: Sequence[float] = tuple(k / 20 for k in range(1, 20)),
     ) -> Snapshot:
-        """Bound the size: of own runs MAX_OWN, half the best, half the latest; of earlier ones the nearest to our best."""
+        """Bound the size: of own runs MAX_OWN (the first few, half the best, then the latest), of earlier ones the nearest to
+        our best."""
         own = [run for run in completed if run.own and math.isfinite(run.final)]
         earlier = [run for run in completed if not run.own and math.isfinite(run.final)]
         best = None
@@ -116,9 +118,10 @@ def _bound_own(runs: list[PastRun], direction: Direction) -> list[PastRun]:
     if len(runs) <= MAX_OWN:
         return runs
     sign = 1 if direction == "lower" else -1
-    best = set(sorted(range(len(runs)), key=lambda k: sign * runs[k].final)[: MAX_OWN // 2])
-    recent = [k for k in range(len(runs) - 1, -1, -1) if k not in best][: MAX_OWN - len(best)]
-    return [runs[k] for k in sorted(best | set(recent))]
+    kept = set(sorted(range(len(runs)), key=lambda k: sign * runs[k].final)[: MAX_OWN // 2])
+    kept |= set(range(NEVER_JUDGED))
+    recent = [k for k in range(len(runs) - 1, -1, -1) if k not in kept][: MAX_OWN - len(kept)]
+    return [runs[k] for k in sorted(kept | set(recent))]
 
 
 def _bound_earlier(runs: list[PastRun], best: float | None) -> list[PastRun]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import fcntl
 import json
 import os
 import sys
@@ -101,15 +102,21 @@ def _entry(arm: str, seed: int, surrogate: Surrogate, options: argparse.Namespac
         _run_language(arm, seed, surrogate, options) if settings else _run_numeric(arm, seed, surrogate, options)
     )
     entry = in_time({**key, **counts, "trace": trace})
-    # Another process may have appended meanwhile: read again, write beside, rename.
-    found = json.loads(options.results.read_text()) if options.results.is_file() else []
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    partial = options.results.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text("[\n" + ",\n".join(json.dumps(one) for one in [*found, entry]) + "\n]\n")
-    partial.replace(options.results)
+    _append(options.results, entry)
     if not options.json:
         print(f"{arm} seed {seed}: {entry['experiments']} experiments, best {entry['best']:.4f}", flush=True)
     return entry
+
+
+def _append(results: Path, entry: dict[str, Any]) -> None:
+    """Add a result under a lock: arms run in processes of their own, and two may end together."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with results.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = json.loads(results.read_text()) if results.is_file() else []
+        partial = results.with_suffix(".partial")
+        partial.write_text("[\n" + ",\n".join(json.dumps(one) for one in [*found, entry]) + "\n]\n")
+        partial.replace(results)
 
 
 def _run_numeric(

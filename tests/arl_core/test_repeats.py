@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -65,13 +66,25 @@ def test_a_first_run_is_kept_whole_until_its_experiment_is_committed(memory: Mem
     assert [row.level for row in repeats.of("c")] == [0.01], "the row itself stays: its level is spent"
 
 
-def test_a_further_run_of_the_incumbent_brings_its_record_up_to_date(memory: Memory):
+def test_a_further_run_of_the_incumbent_counts_from_the_commit_of_the_candidate_on(memory: Memory):
+    """Killed in between, the campaign must propose the same edit again: from the record as the proposal found it."""
     kept = Experiment("c", 0, Status.KEPT, value=1.6, confirmed_value=1.61, confirmations=3, metric="val_bpb")
     memory.commit_iteration(kept, State())
     Repeats(memory).add(repeat(4, 1.65, Role.INCUMBENT), confirmed=(0, 1.62, 4))
-    found = memory.experiment("c", 0)
-    assert found is not None
-    assert (found.value, found.confirmed_value, found.confirmations) == (1.6, 1.62, 4)
+    Repeats(memory).add(repeat(5, 1.66, Role.INCUMBENT), confirmed=(0, 1.63, 5))
+    assert memory.experiment("c", 0) == kept
+    memory.commit_iteration(Experiment("c", 1, Status.DISCARDED), State())
+    assert memory.experiment("c", 0) == replace(kept, confirmed_value=1.63, confirmations=5)
+
+
+def test_of_candidates_side_by_side_the_one_that_saw_most_runs_of_the_incumbent_counts(memory: Memory):
+    kept = Experiment("c", 0, Status.KEPT, value=1.6, confirmed_value=1.61, confirmations=3, metric="val_bpb")
+    memory.commit_iteration(kept, State())
+    Repeats(memory).add(repeat(4, 1.65, Role.INCUMBENT, 2), confirmed=(0, 1.62, 4))
+    Repeats(memory).add(repeat(5, 1.66, Role.INCUMBENT, 1), confirmed=(0, 1.63, 5))
+    for index in (1, 2):
+        memory.commit_iteration(Experiment("c", index, Status.DISCARDED), State())
+    assert memory.experiment("c", 0) == replace(kept, confirmed_value=1.63, confirmations=5)
 
 
 def test_earlier_campaigns_count_on_the_same_frozen_environment_only(memory: Memory):

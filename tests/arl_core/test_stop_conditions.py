@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,6 +14,20 @@ from arl_core.stop_conditions import StopConditions, deadline
 from frozen_env.contract import Status
 
 NIGHT = datetime(2026, 11, 24, 21, 0, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Local time is UTC, or what the test makes it."""
+
+    def make(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    make("UTC")
+    yield make
+    monkeypatch.undo()
+    time.tzset()
 
 
 class Clocks:
@@ -73,6 +89,13 @@ def test_a_time_of_day_is_read_off_the_wall():
     assert stop.reason() == ""
     clocks.wall += timedelta(seconds=1)
     assert "2026-11-25 07:00 (stop.until)" in stop.reason()
+
+
+def test_the_night_in_which_clocks_change_is_as_long_as_it_is(zone: Callable[[str], None]):
+    zone("CET-1CEST,M3.5.0,M10.5.0/3")
+    evening = datetime(2026, 10, 24, 19, 0, tzinfo=UTC)  # 21:00 in summer; the clocks go back at three
+    assert deadline("07:00", evening) == datetime(2026, 10, 25, 6, 0, tzinfo=UTC)
+    assert deadline("2026-10-25T07:00", evening) == datetime(2026, 10, 25, 6, 0, tzinfo=UTC)
 
 
 def test_gpu_hours_are_those_of_the_candidates():

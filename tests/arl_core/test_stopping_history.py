@@ -60,6 +60,19 @@ def test_remembered_and_read_anew_are_the_same(memory: CountingMemory, earlier_c
     assert history.snapshot() == anew, "a run without a value calibrates nothing"
 
 
+def test_a_campaign_that_goes_on_after_another_finds_all_of_its_own_runs(memory: CountingMemory) -> None:
+    for index in range(6):
+        memory.commit_iteration(run(index), State())
+    memory.create_campaign(campaign("later"))
+    for index in range(6):
+        memory.commit_iteration(run(index, "later"), State())
+    config = load_config("embedded", {"stopping.history": True})
+    found = StoppingHistory(memory, campaign(), config).snapshot()["completed"]
+    assert [(one["group"], one["own"]) for one in found][:6] == [("c", True)] * 6
+    few = [one.campaign_id for one in memory.completed_runs("e1", 8, own="c")]
+    assert few == ["later"] * 2 + ["c"] * 6
+
+
 def test_only_the_curves_that_are_new_are_read(memory: CountingMemory) -> None:
     history = StoppingHistory(memory, campaign(), load_config("embedded", {"stopping.history": True}))
     for index in range(10):

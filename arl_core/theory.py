@@ -144,10 +144,11 @@ class BestSoFar:
 def best_so_far(start: float, gains: Sequence[float], direction: Direction) -> BestSoFar:
     """Return the process for a campaign that began at `start`. gains as in improvement_rate(); len(gains) + 1 points.
 
-    The expected gain of experiment t is the mean gain of the t - 1 before it, with one experiment of gain 0 put in front.
+    The expected gain of experiment t is the mean gain of the t - 1 before it, with one experiment of gain 0 put in front. A
+    gain below 0 counts as it is, so that the process ends at the incumbent's value; one that is not finite counts as 0.
     """
     sign = -1.0 if direction == "lower" else 1.0
-    won = np.array([max(0.0, gain) if math.isfinite(gain) else 0.0 for gain in gains], dtype=np.float64)
+    won = np.array([gain if math.isfinite(gain) else 0.0 for gain in gains], dtype=np.float64)
     total = np.concatenate([[0.0], np.cumsum(won)])
     expected = total[:-1] / np.arange(1, len(won) + 1)
     best = start + sign * total

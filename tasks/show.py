@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from arl_core.records import Experiment, one_line, visible
+from arl_core.records import Experiment, confirmed_words, one_line, visible
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def leaderboard(leaders: Sequence[Experiment]) -> list[dict[str, Any]]:
 def best_markdown(picture: Picture) -> str:
     """The best experiment and its diff against experiment 0, in a fence that the diff cannot close."""
     best = picture.leaders[0]
-    value = f"{best.value:.4f}" if best.value is not None else "no value"
+    value = confirmed_words(best) or (f"{best.value:.4f}, one run" if best.value is not None else "no value")
     diff = visible(picture.diff)[:DIFF_CHARS]
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", diff)), default=0))
     body = f"{fence}diff\n{diff.rstrip()}\n{fence}" if diff else "The untouched target is still the best."

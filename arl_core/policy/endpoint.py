@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -23,15 +24,14 @@ from arl_core.policy.settings import PolicySettings
 from arl_core.records import one_line
 from frozen_env.description import Description, built_in
 
+log = logging.getLogger(__name__)
+
+# No example of an edit, and no line that is a marker alone: small models copy what they are shown.
 SYSTEM = """You improve {what}: {about}.
-Answer with exactly one small edit as SEARCH/REPLACE blocks and nothing else:
-
-<<<<<<< SEARCH
-lines as they stand in the file, with their indentation, enough of them to be unique
-=======
-the lines that replace them
->>>>>>> REPLACE
-
+Answer with exactly one small edit as SEARCH/REPLACE blocks and nothing else. A block begins with the line `<<<<<<< SEARCH`.
+Below it stand lines copied from the file, with their indentation and enough of them to be unique; then the line `=======`;
+then what replaces them; then the line `>>>>>>> REPLACE`. Each of the three markers stands on a line of its own, without
+backquotes.
 A unified diff with a/{path} and b/{path} headers is accepted too. Change nothing else; import nothing new{imports}{keep}."""
 
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -70,7 +70,7 @@ class Endpoint(Frozen):
             "model": self.settings.model,
             "messages": [{"role": "system", "content": self._system}, {"role": "user", "content": prompt}],
             "temperature": self.settings.temperature,
-            "max_tokens": self.settings.max_new_tokens,
+            "max_tokens": self.settings.endpoint_max_tokens,
             "seed": seed,
         }
         text = self._ask(body)
@@ -118,12 +118,19 @@ class Endpoint(Frozen):
 
     def _content(self, answer: str) -> str:
         try:
-            content = json.loads(answer)["choices"][0]["message"]["content"]
+            choice = json.loads(answer)["choices"][0]
+            content = choice["message"]["content"]
         except (ValueError, LookupError, TypeError) as error:
             raise PolicyError(
                 f"the endpoint's answer is not a chat completion ({self._safe(answer)}); "
                 "does policy.endpoint_url end in /v1?"
             ) from error
+        if choice.get("finish_reason") == "length":
+            log.warning(
+                "the endpoint's answer was cut off after %d tokens: what there is of the edit may not apply; "
+                "raise policy.endpoint_max_tokens",
+                self.settings.endpoint_max_tokens,
+            )
         return content if isinstance(content, str) else ""  # a refusal may be null: an edit that does not apply
 
     def _safe(self, text: str) -> str:
@@ -148,4 +155,4 @@ def _remedy(status: int, settings: PolicySettings) -> str:
         return f"check policy.endpoint_url (it ends in /v1) and policy.model ({settings.model!r})"
     if status in (301, 302, 307, 308):
         return "set policy.endpoint_url to the address that it redirects to"
-    return "check policy.model, policy.max_new_tokens and policy.prompt_tokens"
+    return "check policy.model, policy.endpoint_max_tokens and policy.prompt_tokens"

@@ -43,6 +43,9 @@ class PolicySettings(BaseModel):
     endpoint_key_env: str = Field(
         "ARL_ENDPOINT_KEY", description="environment variable that holds the endpoint's key; candidates never see it"
     )
+    endpoint_max_tokens: int = Field(
+        2048, ge=96, le=131072, description="most tokens of one answer; max_new_tokens is the policy's alone"
+    )
     endpoint_timeout_s: float = Field(120.0, gt=0, le=3600, description="longest wait for one answer")
     endpoint_retries: int = Field(4, ge=0, le=20, description="further attempts when it is busy, broken or silent")
     threads: int = Field(2, ge=1, le=64, description="CPU threads for the policy")

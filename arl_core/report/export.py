@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from arl_core.edit import named_path
@@ -11,34 +15,77 @@ from arl_core.report import findings, words
 from arl_core.report.findings import Answer, figure_of
 from arl_core.report.source import CampaignData
 from arl_core.report.words import number, signed
+from frozen_env.description import ROOT
 from frozen_env.files import split_marked
+
+SHEET, DIFF = "REVIEW.md", "best.diff"
 
 
 def export_best(data: CampaignData, folder: Path) -> Path:
     """Write the edited files, best.diff and REVIEW.md into `folder` and return it. Nothing else is touched.
 
-    Raises ConfigError when the campaign has no scored program yet, or when `folder` holds other files of these names
-    that a report did not write.
+    What an earlier export wrote is replaced as long as it is unchanged: the sheet ends with the digests. Raises ConfigError
+    when the campaign has no scored program yet, or when `folder` holds another file of one of these names, a sheet with
+    notes in it included; then nothing is written.
     """
     found = findings.answer(data.experiments)
     if found.best is None or found.start is None or not found.best.source:
         raise ConfigError(f"campaign {data.campaign.id} has no scored program yet; export it when it has one")
-    sheet = folder / "REVIEW.md"
     files = split_marked(found.best.source) or {
         Path(named_path(found.best.diff, found.best.source)).name: found.best.source
     }
-    for name in files:
-        if (folder / name).exists() and not sheet.exists():
-            raise ConfigError(f"{folder} holds a {name} that no report wrote; give --export-best another folder")
-    for name, text in files.items():
+    made = {name: text.encode("utf-8", "replace") for name, text in {**files, DIFF: found.diff}.items()}
+    made[SHEET] = _sealed(_sheet(data, found, folder), made)
+    _check_foreign(folder, made)
+    for name, content in made.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8", errors="replace", newline="")
-    (folder / "best.diff").write_text(found.diff, encoding="utf-8", errors="replace", newline="")
-    sheet.write_text(_sheet(data, found), encoding="utf-8", errors="replace")
+        (folder / name).write_bytes(content)
     return folder
 
 
-def _sheet(data: CampaignData, found: Answer) -> str:
+def _check_foreign(folder: Path, made: Mapping[str, bytes]) -> None:
+    """Raise ConfigError for a file that would be lost: neither what is to be written nor what an earlier export wrote."""
+    ours = _written(folder / SHEET)
+    for name, content in sorted(made.items(), key=lambda each: each[0] != SHEET):  # without the sheet none is known
+        path = folder / name
+        if path.exists() and (there := path.read_bytes()) != content and _digest(there) != ours.get(name):
+            raise ConfigError(
+                f"{path} is not what an export wrote, or was changed since; move it away, or give --export-best another folder"
+            )
+
+
+def _sealed(sheet: str, files: Mapping[str, bytes]) -> bytes:
+    """Return the sheet with the digests of the files, and of itself, by which a later export knows them again."""
+    sums = "\n".join(f"    {_digest(content)}  {name}" for name, content in files.items())
+    told = f"## Files\n\nAnother export replaces these, and this sheet, while their SHA-256 digests hold:\n\n{sums}\n"
+    text = f"{sheet}\n{told}".encode("utf-8", "replace")
+    return text + f"\n<!-- {_digest(text)} -->\n".encode()
+
+
+def _written(sheet: Path) -> dict[str, str]:
+    """Digests by name of what an earlier export wrote, the sheet's own only while it is whole; {} without a sheet."""
+    if not sheet.is_file():
+        return {}
+    content = sheet.read_bytes()
+    told = re.findall(r"^    ([0-9a-f]{64})  (.+)$", content.decode("utf-8", "replace"), re.MULTILINE)
+    ours = {name: digest for digest, name in told}
+    text, _, seal = content.rpartition(b"\n<!-- ")
+    if seal.startswith(_digest(text).encode()):
+        ours[SHEET] = _digest(content)
+    return ours
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _from_root(path: Path) -> str:
+    """The word of a command that names a file, for a reader who stands in the repository's root."""
+    path, root = path.resolve(), ROOT.resolve()
+    return shlex.quote(str(path.relative_to(root) if path.is_relative_to(root) else path))
+
+
+def _sheet(data: CampaignData, found: Answer, folder: Path) -> str:
     assert found.best is not None
     assert found.start is not None
     best, campaign = found.best, data.campaign
@@ -69,7 +116,8 @@ def _sheet(data: CampaignData, found: Answer) -> str:
     lines += ["", "## Cautions", ""]
     lines += [f"- {line}" for line in words.cautions(found, data.experiments, findings.noise_sd(data.experiments))]
     lines += ["", "## Apply it", "", "Nothing was applied. From the repository's root, after reading the diff:", ""]
-    lines += ["    git apply --check best.diff && git apply best.diff", ""]
+    diff = _from_root(folder / DIFF)
+    lines += [f"    git apply --check {diff} && git apply {diff}", ""]
     lines += [
         f"The diff is against the campaign's experiment 0: `{path}` with the preset's constants. Where it does not",
         "apply, the file has other constants there: carry the change over by hand.",

@@ -230,7 +230,7 @@ def levers(effects: Sequence[LeverEffect], metric: str) -> Figure | None:
 
 
 def time_parts(parts: dict[str, float]) -> Figure | None:
-    """Wall clock by part, as one bar."""
+    """Time by part, as one bar; that of candidates side by side adds up."""
     whole_s = sum(parts.values())
     if whole_s <= 0:
         return None

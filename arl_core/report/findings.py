@@ -12,6 +12,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from arl_core.edit import canonical_diff, levers, named_path, summarise
 from arl_core.records import Experiment
@@ -127,7 +128,8 @@ class Answer:
 
     @property
     def improved(self) -> bool:
-        return self.gain > 0
+        """Whether anything took the start's place. The gain tells how much, and can be below 0 (`gains`)."""
+        return self.start is not None and self.best is not None and self.best.index != self.start.index
 
     @property
     def confirmed(self) -> bool:
@@ -336,8 +338,33 @@ def learning(experiments: Sequence[Experiment]) -> list[LearningPoint]:
     return points
 
 
+def wall_clock_s(experiments: Sequence[Experiment]) -> float:
+    """Seconds in which the campaign ran: those of candidates side by side count once, pauses between two starts not at all.
+
+    An experiment that begins after all before it have ended, and was not the next of a loop (no `before/between`), is the
+    first of another start. Without recorded times: the sum of all parts.
+    """
+    if not all(one.created_at for one in experiments):
+        return sum(time_by_part(experiments).values())
+    spans = []
+    for one in experiments:
+        ended_s = datetime.fromisoformat(one.created_at).timestamp()
+        goes_on = any(part in one.costs for part in AFTER_COMMIT)
+        spans.append((ended_s - one.costs.get("iteration", 0.0), ended_s, goes_on))
+    spent_s = until_s = 0.0
+    for began_s, ended_s, goes_on in sorted(spans):
+        if not until_s or (began_s > until_s and not goes_on):
+            until_s = began_s
+        spent_s += max(0.0, ended_s - until_s)
+        until_s = max(until_s, ended_s)
+    return spent_s
+
+
 def time_by_part(experiments: Iterable[Experiment]) -> dict[str, float]:
-    """Seconds of wall clock by part: training, scoring, candidate's start-up, policy, confirming, the rest."""
+    """Seconds by part: training, scoring, candidate's start-up, policy, confirming, the rest.
+
+    One candidate after the other they add up to the wall clock; side by side to more.
+    """
     parts: dict[str, float] = dict.fromkeys(("training", "scoring", "start-up", "policy", "confirming", "rest"), 0.0)
     for one in experiments:
         costs = one.costs

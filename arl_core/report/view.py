@@ -48,11 +48,11 @@ def build(data: CampaignData) -> dict[str, Any]:
     saved = findings.savings(experiments, data.budget_s)
     parts = findings.time_by_part(experiments)
     points = findings.learning(experiments)
-    each_s = sum(parts.values()) / max(1, len(experiments))
+    wall_clock_s = findings.wall_clock_s(experiments)
     inside, checked = evidence.forecast_check(experiments, {one.index: one.verdicts for one in experiments})
     steps = findings.improvements(experiments)
     largest = sorted(steps, key=lambda step: -step.gain)[:MOST_IMPROVEMENTS]
-    outlook = _outlook(data, found, each_s)
+    outlook = _outlook(data, found, wall_clock_s / max(1, len(experiments)))
     content: dict[str, Any] = {
         "campaign": _campaign(data),
         "hero": _hero(found, data),
@@ -68,7 +68,7 @@ def build(data: CampaignData) -> dict[str, Any]:
         "statuses": _statuses(experiments),
         "levers": [_lever(effect) for effect in findings.lever_effects(experiments)],
         "learning_note": words.learning_note(points),
-        "time_note": words.time_note(parts, len(experiments)),
+        "time_note": words.time_note(parts, len(experiments), wall_clock_s),
         "outlook": outlook,
         "rows": [_row(one) for one in experiments],
         "commands": _commands(data, found),
@@ -132,7 +132,7 @@ def _tiles(
     proposals = max(0, len(experiments) - 1)
     tiles = [
         _tile("experiments", str(proposals), f"in {duration(_wall_s(experiments, parts))}"),
-        _tile("improvements", str(len(findings.improvements(experiments))), "each better than all before"),
+        _tile("improvements", str(len(findings.improvements(experiments))), "each beat the incumbent"),
         _tile("training saved", duration(saved.saved_s), f"{saved.throughput:.2f}× throughput"),
         _tile("without a value", str(failed), "crashed, refused, timed out"),
         _tile("policy updates", str(sum("update" in one.extra for one in experiments)), "PPO steps"),
@@ -248,7 +248,9 @@ def _outlook(data: CampaignData, found: Answer, each_s: float) -> dict[str, Any]
     return {
         "headline": words.outlook_headline(rates[0], data.metric),
         "rows": [words.rate_row(rate, each_s) for rate in rates],
-        "assumptions": words.assumptions(theory.drift(won, 0.0), found.confirmed, process),
+        "assumptions": words.assumptions(
+            theory.drift(won, 0.0), found.confirmed, process, sum(gain < 0 for gain in won)
+        ),
     }
 
 

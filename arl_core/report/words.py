@@ -13,6 +13,7 @@ from frozen_env.contract import Direction, Status, is_better
 DIFF_LINES = 400
 LINE_CHARS = 400
 MINUS = "−"
+SIDE_BY_SIDE = 1.05  # candidates' times over the wall clock from which on it is no rounding
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -77,6 +78,9 @@ def hero(found: Answer, metric: str, direction: Direction, experiments: Sequence
     share = f" ({percent(abs(found.share), 1)})" if found.share else ""
     title = f"{metric} {number(best)}, {way} {number(found.gain)}{share} from {number(start)}"
     lead = f"Found by experiment {found.best.index} of {tried}."
+    if found.gain <= 0:
+        title = f"{metric} {number(best)}, no better by its mean than {number(start)} at the start"
+        lead += " It beat its predecessor on common seeds; each mean is over other seeds too."
     noise = noise_sd(experiments)
     if found.confirmed and noise is not None:
         error = noise / found.best.confirmations**0.5
@@ -162,13 +166,17 @@ def learning_note(points: Sequence[LearningPoint]) -> str:
     )
 
 
-def time_note(parts: dict[str, float], experiments: int) -> str:
+def time_note(parts: dict[str, float], experiments: int, wall_clock_s: float) -> str:
+    """The bar's caption. Where candidates ran side by side, their times exceed the wall clock, and it says so."""
     whole_s = sum(parts.values())
     if not whole_s:
         return "No times are recorded yet."
     rest = parts.get("rest", 0.0) + parts.get("start-up", 0.0)
+    told = f"{duration(wall_clock_s)} in all, {wall_clock_s / max(1, experiments):.1f} s an experiment"
+    if whole_s > SIDE_BY_SIDE * wall_clock_s:
+        told += f". Times of candidates side by side add up, here to {duration(whole_s)}"
     return (
-        f"{duration(whole_s)} in all, {whole_s / max(1, experiments):.1f} s an experiment; "
+        f"{told}; "
         f"{percent(parts.get('training', 0.0) / whole_s)} of it trained candidates, "
         f"{percent(parts.get('policy', 0.0) / whole_s)} was the policy's, {percent(rest / whole_s)} the loop's own."
     )
@@ -207,8 +215,8 @@ def outlook_headline(rate: ImprovementRate, metric: str) -> str:
     )
 
 
-def assumptions(rarer: float | None, confirmed: bool, process: BestSoFar) -> list[str]:
-    """Where the theory's conditions stand in this campaign."""
+def assumptions(rarer: float | None, confirmed: bool, process: BestSoFar, worsened: int = 0) -> list[str]:
+    """Where the theory's conditions stand in this campaign. worsened: promotions whose own mean is the worse one."""
     told = [
         "Every proposal is taken for an independent draw with one unchanging p(ε), under a Jeffreys prior. The policy "
         "learns (p rises) and easy gains are used up (p falls), so this is an average over the past, not the least p over "
@@ -226,6 +234,11 @@ def assumptions(rarer: float | None, confirmed: bool, process: BestSoFar) -> lis
         "convergence claim; for a metric to be raised, the mirror image). That holds of any search that keeps its best, and "
         "says neither where it converges to nor how fast."
     )
+    if worsened:
+        told.append(
+            f"At {plural(worsened, 'promotion')} the line moves the wrong way: the new incumbent beat the old one on common seeds, "
+            "but each mean is over other seeds too. The claim is about true means, of which these are estimates."
+        )
     if len(process.best) > 2:
         drifted = float(process.compensated[-1] - process.compensated[0])
         told.append(

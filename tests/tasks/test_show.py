@@ -105,6 +105,14 @@ def test_the_leaderboard_says_what_is_confirmed() -> None:
     assert [row["confirmed"] for row in rows] == ["1.4500 ×4", "single run"]
 
 
+def test_the_best_is_told_by_its_mean_over_fresh_seeds_and_a_single_run_as_one() -> None:
+    told = {"confirmation": {"noise_sd": 0.02}}
+    sure = experiment(3, 1.4, confirmed_value=1.45, confirmations=4, extra=told)
+    assert best_markdown(picture(3, sure)).startswith("## Experiment 3: val_bpb 1.4500 ± 0.0100 ×4\n")
+    assert best_markdown(picture(1, experiment(1))).startswith("## Experiment 1: val_bpb 1.5000, one run\n")
+    assert best_markdown(picture(1, experiment(1, None))).startswith("## Experiment 1: val_bpb no value\n")
+
+
 def test_a_candidates_words_are_no_markdown_and_its_diff_stays_in_its_fence() -> None:
     words = "<script>alert(1)</script> ![x](http://evil.example/x.png) [a](javascript:alert(1)) `x`"
     hostile = experiment(1, summary=words)

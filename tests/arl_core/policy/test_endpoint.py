@@ -12,9 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from arl_core.config import EditSettings, load_config
-from arl_core.edit import apply_text
-from arl_core.errors import PolicyError
-from arl_core.policy.endpoint import Endpoint
+from arl_core.edit import apply_completion, apply_text
+from arl_core.errors import EditRejected, PolicyError
+from arl_core.policy.endpoint import Endpoint, system_words
 from arl_core.policy.proposers import load_proposer
 from arl_core.policy.rollout import Rollout
 from arl_core.policy.settings import PolicySettings
@@ -55,8 +55,9 @@ class Fake:
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self.thread.start()
 
-    def say(self, content: str | None, status: int = 200, **headers: str) -> None:
-        text = json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]})
+    def say(self, content: str | None, status: int = 200, finish: str = "stop", **headers: str) -> None:
+        choice = {"message": {"role": "assistant", "content": content}, "finish_reason": finish}
+        text = json.dumps({"choices": [choice]})
         self.answers.append((status, headers, text))
 
 
@@ -86,6 +87,38 @@ def test_blocks_and_diffs_both_become_the_edit(fake: Fake, answer: str) -> None:
     assert headers["Authorization"] == f"Bearer {KEY}"
     assert (body["model"], body["seed"]) == ("some/model", 7)
     assert body["messages"][1] == {"role": "user", "content": "the prompt"}
+
+
+def test_an_answer_has_room_for_a_diff_whatever_the_policys_own_limit_is(fake: Fake) -> None:
+    fake.say(BLOCK)
+    endpoint(fake, max_new_tokens=96).propose("p", SOURCE, 0)
+    endpoint(fake, endpoint_max_tokens=8000).propose("p", SOURCE, 0)
+    assert [body["max_tokens"] for _, _, body in fake.seen] == [2048, 8000]
+
+
+@pytest.mark.parametrize("content", [BLOCK[:40], None])
+def test_an_answer_that_was_cut_off_is_told_in_the_log(
+    fake: Fake, content: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.say(BLOCK)
+    fake.say(content, finish="length")
+    asked = endpoint(fake)
+    assert asked.propose("p", SOURCE, 0).completion == BLOCK
+    assert caplog.records == []
+    assert asked.propose("p", SOURCE, 0).completion == (content or "")
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "cut off after 2048 tokens" in record.message
+    assert "raise policy.endpoint_max_tokens" in record.message
+
+
+def test_what_it_is_told_of_the_form_is_no_edit_that_it_could_copy() -> None:
+    words = system_words(built_in())
+    assert all(marker in words for marker in ("<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE"))
+    for door in (apply_text, apply_completion):
+        with pytest.raises(EditRejected) as told:
+            door(SOURCE, words)
+        assert told.value.code in ("no_hunks", "no_blocks"), "not even a block or a hunk that does not fit"
 
 
 class Nothing:
@@ -128,7 +161,7 @@ def test_an_endpoint_that_stays_broken_ends_with_the_remedy(fake: Fake) -> None:
 
 @pytest.mark.parametrize(
     ("status", "remedy"),
-    [(401, "ARL_ENDPOINT_KEY"), (404, "policy.model"), (400, "max_new_tokens"), (307, "redirects")],
+    [(401, "ARL_ENDPOINT_KEY"), (404, "policy.model"), (400, "endpoint_max_tokens"), (307, "redirects")],
 )
 def test_a_refusal_is_not_repeated_and_never_shows_the_key(fake: Fake, status: int, remedy: str) -> None:
     fake.answers.append((status, {"location": "http://127.0.0.1:9/"}, f"no: {KEY} is wrong"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from arl_core.edit import apply_exactly
 from arl_core.errors import ConfigError
-from arl_core.report import CampaignData, export_best
+from arl_core.report import CampaignData, export, export_best
 from bench.report import invented_campaign
 
 
@@ -25,16 +27,55 @@ def test_the_exported_diff_makes_the_seed_the_best(tmp_path: Path) -> None:
     assert "Nothing was applied" in sheet
 
 
-def test_it_can_be_exported_again_but_never_over_a_file_of_ones_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("inside", [True, False], ids=["a folder in the root", "a folder elsewhere"])
+def test_the_sheets_command_applies_the_diff_from_the_root(
+    tmp_path: Path, inside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign, made = invented_campaign(60, seed=1)
+    root = tmp_path / "root"
+    (root / "target").mkdir(parents=True)
+    (root / "target" / "train.py").write_text(made[0].source, encoding="utf-8")
+    monkeypatch.setattr(export, "ROOT", root)
+    folder = export_best(CampaignData(campaign, made), (root if inside else tmp_path) / "the best")
+    (command,) = re.findall(r"^    (git apply .*)$", (folder / "REVIEW.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert ("'the best/best.diff'" in command) == inside
+    subprocess.run(command, shell=True, cwd=root, check=True)
+    assert (root / "target" / "train.py").read_bytes() == (folder / "train.py").read_bytes()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_earlier_export_is_replaced_when_the_campaign_has_gone_on(tmp_path: Path) -> None:
+    campaign, made = invented_campaign(60)
+    first = contents(export_best(CampaignData(campaign, made[:20]), tmp_path))
+    assert contents(export_best(CampaignData(campaign, made[:20]), tmp_path)) == first
+    second = contents(export_best(CampaignData(campaign, made), tmp_path))
+    assert all(second[name] != first[name] for name in ("train.py", "best.diff", "REVIEW.md"))
+
+
+@pytest.mark.parametrize("name", ["train.py", "best.diff", "REVIEW.md"])
+def test_a_file_of_ones_own_is_never_overwritten(tmp_path: Path, name: str) -> None:
+    campaign, made = invented_campaign(60)
+    fresh, used = tmp_path / "fresh", tmp_path / "used"
+    fresh.mkdir()
+    export_best(CampaignData(campaign, made[:20]), used)
+    for folder in (fresh, used):
+        (folder / name).write_text("mine", encoding="utf-8")
+        before = contents(folder)
+        with pytest.raises(ConfigError, match=rf"{name} is not what an export wrote.*another folder"):
+            export_best(CampaignData(campaign, made), folder)
+        assert contents(folder) == before, "nothing is written, not even the other files"
+
+
+def test_notes_in_the_sheet_are_ones_own(tmp_path: Path) -> None:
     campaign, made = invented_campaign(20)
-    data = CampaignData(campaign, made)
-    export_best(data, tmp_path / "best")
-    export_best(data, tmp_path / "best")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "train.py").write_text("mine")
-    with pytest.raises(ConfigError, match="another folder"):
-        export_best(data, tmp_path / "mine")
-    assert (tmp_path / "mine" / "train.py").read_text() == "mine"
+    sheet = export_best(CampaignData(campaign, made), tmp_path) / "REVIEW.md"
+    sheet.write_text(sheet.read_text(encoding="utf-8").replace("- [ ]", "- [x]", 1), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"REVIEW\.md is not what an export wrote, or was changed since"):
+        export_best(CampaignData(campaign, made), tmp_path)
+    assert "- [x]" in sheet.read_text(encoding="utf-8")
 
 
 def test_a_campaign_without_a_score_has_nothing_to_export(tmp_path: Path) -> None:

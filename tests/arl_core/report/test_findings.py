@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from arl_core.edit import canonical_diff, levers, levers_seen_from
-from arl_core.records import Experiment
-from arl_core.report import findings, words
+from arl_core.records import Campaign, Experiment
+from arl_core.report import CampaignData, findings, view, words
+from arl_core.report.figures import duration
+from arl_core.theory import best_so_far, improvement_rate
 from frozen_env.contract import Status
 
+CAMPAIGN_ROW = Campaign("c", "embedded", {}, "digest", 0, "2026-11-23T21:00:00+00:00", "language_model")
 SEED = "LR = 1\nWIDTH = 2\n\n\ndef f(x):\n    y = x\n    return y\n\n\nclass A:\n    def g(self):\n        return 1\n"
 
 
@@ -62,16 +66,38 @@ def test_a_confirmed_mean_stands_before_a_lucky_run():
     assert found.gain == pytest.approx(0.3)
 
 
-def test_of_confirmed_ones_the_last_promoted_leads_whatever_its_mean() -> None:
-    def sure(index: int, mean: float, promotion: int) -> Experiment:
-        told = {"confirmation": {"promotion": promotion, "noise_sd": 0.02}}
-        return kept(index, mean - 0.1, confirmed_value=mean, confirmations=3, extra=told)
+def sure(index: int, mean: float, promotion: int) -> Experiment:
+    told = {"confirmation": {"promotion": promotion, "noise_sd": 0.02}}
+    return kept(index, mean - 0.1, confirmed_value=mean, confirmations=3, extra=told)
 
+
+def test_of_confirmed_ones_the_last_promoted_leads_whatever_its_mean() -> None:
     campaign = [sure(0, 2.0, 1), sure(1, 1.6, 2), sure(2, 1.61, 3), kept(3, 1.2)]
     assert [held.index for held in findings.incumbents(campaign)] == [0, 1, 2, 2]
     assert findings.answer(campaign).gain == pytest.approx(0.39)
     assert [step.experiment.index for step in findings.improvements(campaign)] == [1, 2]
     assert findings.noise_sd(campaign) == 0.02
+
+
+def test_the_theorys_process_ends_where_the_staircase_does() -> None:
+    campaign = [sure(0, 2.0, 1), sure(1, 1.6, 2), sure(2, 1.61, 3), one(3)]
+    steps, won = findings.staircase(campaign), findings.gains(campaign)
+    process = best_so_far(steps[0][1], won, "lower")
+    assert [value for _, value in steps] == [2.0, 1.6, 1.61, 1.61]
+    assert process.best.tolist() == pytest.approx([2.0, 1.6, 1.61, 1.61])
+    told = view.build(CampaignData(CAMPAIGN_ROW, campaign))["outlook"]["assumptions"]
+    assert any("At 1 promotion the line moves the wrong way" in line for line in told)
+
+
+def test_a_promoted_one_is_told_of_even_where_its_own_mean_is_no_better() -> None:
+    campaign = [sure(0, 1.6, 1), sure(1, 1.61, 2)]
+    found = findings.answer(campaign)
+    assert found.improved
+    assert found.gain == pytest.approx(-0.01)
+    hero = words.hero(found, "val_bpb", "lower", campaign)
+    assert hero["verdict"] == "improved, confirmed"
+    assert hero["title"] == "val_bpb 1.6100, no better by its mean than 1.6000 at the start"
+    assert str(hero["lead"]).startswith("Found by experiment 1 of 1. It beat its predecessor on common seeds")
 
 
 @pytest.mark.parametrize(
@@ -178,3 +204,37 @@ def test_time_adds_up_to_the_wall_clock():
     assert parts["training"] == 20.0
     assert parts["policy"] == 6.0
     assert parts["rest"] == pytest.approx(34 - 20 - 2 - 1 - 6)
+
+
+def ended(index: int, at: datetime, **costs: float) -> Experiment:
+    return one(index, 2.0, costs={"training": 90.0, "iteration": 100.0, **costs}, created_at=at.isoformat())
+
+
+def test_candidates_side_by_side_are_a_pace_by_the_wall_clock() -> None:
+    began = datetime(2026, 11, 23, 21, tzinfo=UTC)
+    first = dataclasses.replace(ended(0, began + timedelta(seconds=100)), status=Status.KEPT)
+    pair = [ended(k, began + timedelta(seconds=200 + k), **{"before/between": 1.0}) for k in (1, 2)]
+    straggler = ended(3, began + timedelta(seconds=205), iteration=103.0)
+    tomorrow = ended(4, began + timedelta(days=1))
+    assert findings.wall_clock_s([first]) == 100
+    side_by_side = [first, *pair, straggler]
+    assert findings.wall_clock_s(side_by_side) == pytest.approx(205), "the second between two counts"
+    assert findings.wall_clock_s([*side_by_side, tomorrow]) == pytest.approx(305), "the night between does not"
+    content = view.build(CampaignData(CAMPAIGN_ROW, side_by_side))
+    note = "3 min in all, 51.2 s an experiment. Times of candidates side by side add up, here to 7 min;"
+    assert content["time_note"].startswith(note)
+    needed = improvement_rate(findings.gains(side_by_side), 0.0).needed_predictive
+    assert content["outlook"]["rows"][0]["hours"] == duration(needed * 205 / 4)
+
+
+def test_one_candidate_after_the_other_the_parts_are_the_wall_clock() -> None:
+    began = datetime(2026, 11, 23, 21, tzinfo=UTC)
+    alone = [ended(k, began + timedelta(seconds=102 * k), **({"before/between": 2.0} if k else {})) for k in range(4)]
+    parts = findings.time_by_part(alone)
+    assert findings.wall_clock_s(alone) == pytest.approx(sum(parts.values())) == pytest.approx(406)
+    assert "side by side" not in words.time_note(parts, 4, findings.wall_clock_s(alone))
+
+
+def test_without_recorded_times_the_parts_stand_for_the_wall_clock() -> None:
+    assert findings.wall_clock_s([]) == 0
+    assert findings.wall_clock_s([one(0, costs={"iteration": 7.0}), one(1, costs={"iteration": 8.0})]) == 15

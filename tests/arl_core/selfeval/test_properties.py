@@ -14,26 +14,35 @@ from tests.arl_core.selfeval.campaigns import SCALE, progress, reports, snapshot
 FINALS = [2.10, 2.05, 2.08, 2.02, 2.04, 2.00, 2.06]
 
 
+UNITS = [0.1, 0.5, 2.0, 30.0]
+FRACTIONS = [0.1, 0.3, 0.6, 0.9]
+
+
 @settings(deadline=None, max_examples=25)
-@given(
-    unit=st.sampled_from([0.1, 0.5, 2.0, 30.0]),
-    final=st.floats(1.8, 2.4),
-    fraction=st.sampled_from([0.1, 0.3, 0.6, 0.9]),
-)
+@given(unit=st.sampled_from(UNITS), final=st.floats(1.8, 2.4), fraction=st.sampled_from(FRACTIONS))
 def test_the_unit_of_the_loss_does_not_change_the_verdict(unit: float, final: float, fraction: float) -> None:
     plain = make_judge(snapshot(FINALS))(progress(reports(final), fraction))
     scaled = make_judge(snapshot(FINALS, unit=unit))(progress(reports(final, unit=unit), fraction))
     assert plain.p_improve == pytest.approx(scaled.p_improve, abs=2e-3)
     assert plain.forecast == pytest.approx(scaled.forecast, rel=1e-3)
-    if abs(plain.p_improve - 0.05) > 0.05:  # away from the level, where rounding could tip it
+    level = Forecaster(snapshot(FINALS)).stop_below(fraction)
+    if not 0.8 * level < plain.p_improve < 1.25 * level:  # type: ignore[operator]  # there rounding could tip it
         assert plain.stop is scaled.stop
+
+
+@pytest.mark.parametrize("fraction", FRACTIONS)
+@pytest.mark.parametrize(("final", "stop"), [(2.3, True), (2.0, False)], ids=["hopeless", "level with the best"])
+def test_a_hopeless_run_is_stopped_and_a_level_one_not_in_every_unit(final: float, stop: bool, fraction: float) -> None:
+    for unit in UNITS:
+        verdict = make_judge(snapshot(FINALS, unit=unit))(progress(reports(final, unit=unit), fraction))
+        assert verdict.stop is stop, verdict.reason
 
 
 @settings(deadline=None, max_examples=25)
 @given(
     final=st.floats(1.9, 2.3),
     worse=st.floats(0.0, 0.5),
-    fraction=st.sampled_from([0.1, 0.3, 0.6, 0.9]),
+    fraction=st.sampled_from(FRACTIONS),
     seed=st.integers(0, 50),
 )
 def test_a_curve_that_is_worse_everywhere_is_never_more_likely_to_improve(

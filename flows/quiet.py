@@ -18,14 +18,14 @@ from flows.display import Display
 WINDOW_S = 0.5
 QUIET_WINDOWS = 4  # in a row
 SPARE_CORES = 0.25  # what a machine at rest uses
-MOST_BUDGETS = 3  # waiting longer than a few runs is no remedy
+MOST_BUDGETS, MOST_S = 3, 60.0  # waiting longer than a few runs, or a minute, is no remedy
 STAT = Path("/proc/stat")
 
 
 def wait_for_quiet(
     config: CampaignConfig, display: Display, sleep: Callable[[float], None] = time.sleep, stat: Path = STAT
 ) -> None:
-    """Wait until the cores that candidates need are free, three budgets at most; if they are not then, say so.
+    """Wait until the cores that candidates need are free, three budgets or a minute at most; if they are not then, say so.
 
     For candidates on this machine's CPU only. Where /proc/stat cannot be read, nothing is waited for.
     """
@@ -34,7 +34,7 @@ def wait_for_quiet(
     cores = os.sched_getaffinity(0)
     needed = min(len(cores), config.environment.threads * config.parallel)
     began, quiet, used = _seconds_used(stat, cores), 0, 0.0
-    for window in range(int(MOST_BUDGETS * config.environment.budget_s / WINDOW_S)):
+    for window in range(int(min(MOST_S, MOST_BUDGETS * config.environment.budget_s) / WINDOW_S)):
         sleep(WINDOW_S)
         now = _seconds_used(stat, cores)
         used, began = (now - began) / WINDOW_S, now

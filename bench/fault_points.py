@@ -20,9 +20,7 @@ from flows import confirm, iteration, slots
 TASKS = ("make_prompt", "propose", "patch", "make_reward", "update", "checkpoint", "commit", "track")
 INNER = ("while a checkpoint is written", "before rename", "after rename", "in transaction", "before commit ends")
 
-RE_RUNS_FROM = (
-    7  # three are the noise floor's; the next four a first run, two re-runs of its program, one of its incumbent's
-)
+RE_RUNS_FROM = 4  # three are the noise floor's; then a second look's first run, then its first re-run
 
 POINTS = [
     *(f"{when} {task}" for task in (*TASKS, "train", "commit_repeat") for when in ("before", "after")),

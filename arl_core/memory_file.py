@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 3
 ROW_GROUP = 8192  # rows; large ones make commits slow, small ones the queries
 MIN_FREE_MB = 64  # a commit is refused below this; a night of experiments takes a few MB
-ATTACHES = 200  # an engine serves so many: DuckDB 2.0.0 keeps a few kB of every one until its instance closes
+ATTACHES = 200  # an engine serves so many: DuckDB 2.0.0 keeps up to 4 kB of each until its instance closes
 
 # Campaigns are few and experiments many, hence the short integer `campaign` (campaigns.no) in the long tables. They
 # have no index: rows are appended in order, so that DuckDB's zone maps find a campaign's block, its last 32 and its

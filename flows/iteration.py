@@ -77,20 +77,12 @@ def run_seed(session: Session) -> Experiment:
 
 def run_iteration(session: Session, index: int) -> Experiment:
     """One edit: prompt, propose, patch, train, reward, update, commit, track."""
-    catch_up(session)
     (proposal,) = propose_edits(session, [index])
     result = None
     if proposal.edit.runs:
         source = proposal.edit.source
         result = paid_for(session, source_hash(source)) or _run(session, source, index, proposal.costs)
     return conclude(session, proposal, result, look_at(session, proposal, result))
-
-
-def catch_up(session: Session) -> None:
-    """Have the display begin where the memory stands: a campaign that is resumed has a past. Before this start's first commit."""
-    if session.after_commit is None:
-        memory, campaign = session.memory, session.campaign.id
-        session.display.resumed(memory.experiments(campaign, whole=False), memory.incumbent(campaign))
 
 
 def propose_edits(session: Session, indices: Sequence[int], under_way: Collection[str] = ()) -> list[Proposal]:

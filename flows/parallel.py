@@ -21,7 +21,7 @@ from typing import Any
 from arl_core.records import Experiment, source_hash
 from arl_core.stop_conditions import StopConditions
 from flows.confirm import paid_for
-from flows.iteration import Judged, Proposal, catch_up, conclude, judge_at_once, look_at, order, propose_edits
+from flows.iteration import Judged, Proposal, conclude, judge_at_once, look_at, order, propose_edits
 from flows.session import Session
 from frozen_env.contract import RunResult
 
@@ -30,7 +30,6 @@ WAKE_S = 0.5  # how often the wait for results lets signals in
 
 def run_parallel(session: Session, indices: Iterator[int], stop: StopConditions) -> None:
     """Run the experiments of `indices`, session.slots.count at a time, until there are no more or `stop` says so."""
-    catch_up(session)
     looks = ThreadPoolExecutor(1, thread_name_prefix="second-look")
     try:
         _Flights(session, indices, stop, looks).run()

@@ -63,18 +63,20 @@ def research(
 
 def run(session: Session, stop: StopConditions) -> None:
     """Run the experiments of this start, one after the other or side by side."""
-    indices = session.indices()
-    if session.memory.experiment(session.campaign.id, 0) is None:
+    indices, memory, campaign = session.indices(), session.memory, session.campaign.id
+    if memory.experiment(campaign, 0) is None:
         session.display.begin(0, session.last_index)
         wait_for_quiet(session.config, session.display)
         settled(session, stop, run_seed(session))
         indices = session.indices()
-    elif next(session.indices(), None) is None:
-        there = session.memory.next_index(session.campaign.id) - 1
-        session.display.say(
-            f"nothing left to run: --iterations counts from the campaign's beginning, and {there} are there; "
-            f"--iterations {there + 8} goes on"
-        )
+    else:
+        session.display.resumed(memory.experiments(campaign, whole=False), memory.incumbent(campaign))
+        if next(session.indices(), None) is None:
+            there = memory.next_index(campaign) - 1
+            session.display.say(
+                f"nothing left to run: --iterations counts from the campaign's beginning, and {there} are there; "
+                f"--iterations {there + 8} goes on"
+            )
     if session.slots.count > 1:
         # A second look goes on to its end there: the next start would propose another program under its index.
         run_parallel(session, indices, stop)

@@ -34,10 +34,7 @@ def retire(session: Session, newest: int) -> list[int]:
     next_index = memory.next_index(campaign.id)
     under_way = {index for index in folders if index >= next_index}
     under_way |= set(memory.missing_indices(campaign.id))
-    with_weights = {one.index for one in memory.top(campaign.id, rule.weights, only_kept=True)}
-    if (incumbent := memory.incumbent(campaign.id)) is not None:
-        with_weights.add(incumbent.index)  # the last promoted, which need not have the best mean
-    kept = {one.index for one in memory.top(campaign.id, rule.best)} | with_weights
+    kept, with_weights = _kept(session)
     old = {index for index in folders if index <= edge} | set(range(max(0, edge - CATCH_UP), edge + 1))
     gone = []
     for index in sorted(old - kept - under_way):
@@ -56,7 +53,16 @@ def is_retired(session: Session, index: int) -> bool:
     rule, memory, campaign = session.config.retention, session.memory, session.campaign
     if index > memory.next_index(campaign.id) - 1 - rule.recent or session.place(index).exists():
         return False
-    return index not in {one.index for one in memory.top(campaign.id, rule.best)}
+    return index not in _kept(session)[0]
+
+
+def _kept(session: Session) -> tuple[set[int], set[int]]:
+    """Of whatever age: experiments whose folder and artifacts stay, and those of them whose submitted weights do too."""
+    rule, memory, campaign = session.config.retention, session.memory, session.campaign
+    with_weights = {one.index for one in memory.top(campaign.id, rule.weights, only_kept=True)}
+    if (incumbent := memory.incumbent(campaign.id)) is not None:
+        with_weights.add(incumbent.index)  # the last promoted, which need not have the best mean
+    return {one.index for one in memory.top(campaign.id, rule.best)} | with_weights, with_weights
 
 
 def _remove(folder: Path, but: str) -> None:

@@ -211,18 +211,6 @@ def test_the_display_is_told_of_each_candidate_from_its_begin_to_its_end(monkeyp
     assert told == {1: [], 2: ["begun", "started", "ended"], 3: ["begun", "started", "ended"]}
 
 
-def test_a_resumed_campaign_tells_the_display_where_it_stands(monkeypatch):
-    world = World(monkeypatch, 2, {}, answers=[6])
-    past = [Experiment("c", index, Status.KEPT) for index in range(6)]
-    told = []
-    world.session.after_commit = None
-    world.session.memory.experiments = lambda _campaign, whole: past
-    world.session.memory.incumbent = lambda _: past[-1]
-    world.session.display.resumed = lambda *said: told.append(said)
-    world.run([6])
-    assert told == [(past, past[-1])]
-
-
 def test_a_host_that_keeps_dying_ends_the_campaign(monkeypatch):
     world = World(monkeypatch, 1, {}, answers=[])
 

@@ -168,16 +168,25 @@ def test_a_deadline_that_has_passed_is_one_clear_error(memory_path):
         planned(memory_path, stop__until="2020-01-01T00:00")
 
 
-def test_a_resumed_campaign_with_nothing_left_says_so() -> None:
+def test_a_resumed_campaign_shows_where_it_stands_and_with_nothing_left_says_so() -> None:
     told: list[str] = []
+    shown: list[object] = []
+    past = [Experiment("c", index, "kept") for index in range(13)]
+    memory = SimpleNamespace(
+        experiment=lambda _campaign, index: past[index],
+        experiments=lambda _campaign, whole: past,
+        incumbent=lambda _campaign: past[-1],
+        next_index=lambda _campaign: 13,
+    )
     session = SimpleNamespace(
-        memory=SimpleNamespace(experiment=lambda _campaign, _index: "there", next_index=lambda _campaign: 13),
+        memory=memory,
         campaign=SimpleNamespace(id="c"),
-        display=SimpleNamespace(say=told.append),
+        display=SimpleNamespace(say=told.append, resumed=lambda *said: shown.append(said)),
         slots=SimpleNamespace(count=1),
         indices=lambda: iter([]),
         last_index=10,
     )
     research.run(session, StopConditions(StopSettings()))  # type: ignore[arg-type]
+    assert shown == [(past, past[-1])]
     (line,) = told
     assert line.endswith("counts from the campaign's beginning, and 12 are there; --iterations 20 goes on")

@@ -11,6 +11,7 @@ slope of a straight line through the marks, and the difference between the highe
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import statistics
@@ -23,6 +24,7 @@ from typing import Any
 
 MARKS = 20
 RECENT = 100  # experiments whose folders and artifacts stay, so that a soak sees many of them go
+MALLINFO = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
 SETTINGS = {
     "policy.model": "tiny-random",
     "confirm.enabled": False,
@@ -65,6 +67,7 @@ def soak(folder: Path, experiments: int) -> dict[str, Any]:
             return answer(source, seed, self.spec.budget_s)
 
     marks: list[tuple[int, float, float]] = []
+    heaps: dict[str, list[float]] = {}
     waiting: list[int] = []
     began_s = time.monotonic()
     settled = flows.research.settled
@@ -75,10 +78,11 @@ def soak(folder: Path, experiments: int) -> dict[str, Any]:
             mark = (experiment.index, resident_mb(), disk_mb(folder, ("artifacts", "campaigns")))
             marks.append(mark)
             waiting.append(events_waiting())
+            heaps[str(experiment.index)] = [round(mb, 1) for mb in heap_mb()]
             seconds = time.monotonic() - began_s
             print(
                 f"{mark[0]:6d} experiments  {mark[1]:7.1f} MB resident  {mark[2]:6.1f} MB files  {seconds:.0f} s  "
-                f"{waiting[-1]} events wait for the Prefect server",
+                f"heap {heaps[str(experiment.index)]}  {waiting[-1]} events wait for the Prefect server",
                 flush=True,
             )
 
@@ -92,6 +96,7 @@ def soak(folder: Path, experiments: int) -> dict[str, Any]:
         "experiments": sum(found["statuses"].values()),
         "resident_mb": {str(index): round(resident, 1) for index, resident, _ in marks},
         "files_mb": {str(index): round(files, 2) for index, _, files in marks},
+        "heap_in_use_and_free_mb": heaps,
         "growth_kb_per_experiment": round(1024 * slope(settled_marks), 2),
         "highest_above_quarter_mb": round(max(mb for _, mb in settled_marks) - settled_marks[0][1], 1),
         "most_events_waiting": max(waiting),
@@ -114,6 +119,27 @@ def events_waiting() -> int:
     from prefect.events.worker import EventsWorker
 
     return sum(one._queue.qsize() for one in EventsWorker._instances.values())
+
+
+def heap_mb() -> tuple[float, float]:
+    """Return what glibc's malloc has handed out and what it holds free, in MB: growth of the first is kept memory, of the
+    second fragmentation. Python's small objects and DuckDB's own allocator are in neither. (0, 0) without glibc.
+
+    Source: https://man7.org/linux/man-pages/man3/mallinfo.3.html
+    """
+    try:
+        mallinfo = ctypes.CDLL("libc.so.6").mallinfo2
+    except (OSError, AttributeError):
+        return 0.0, 0.0
+    mallinfo.restype = MallInfo
+    found = mallinfo()
+    return (found.uordblks + found.hblkhd) / 2**20, found.fordblks / 2**20
+
+
+class MallInfo(ctypes.Structure):
+    """`struct mallinfo2`: sizes in bytes."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in MALLINFO]
 
 
 def resident_mb() -> float:

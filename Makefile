@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+WORKERS ?= 2
 # Two threads unless the user says otherwise: busy cores make torch ten times slower.
 export OMP_NUM_THREADS ?= 2
 
@@ -29,9 +30,10 @@ campaign: $(STAMP)  ## run the embedded campaign: the main job
 	@$(BIN)/python -m flows.setup --preset embedded
 	@$(BIN)/python -m flows.research --preset embedded $(ARGS)
 
-test: $(STAMP)  ## run the tests
+# A file of tests stays in one process, in the order of the folders: the long ones come in the middle.
+test: $(STAMP)  ## run the tests, on two cores at once
 	@$(BIN)/python -m flows.setup --preset embedded
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)  ## run the long tests too
 	@$(BIN)/python -m flows.setup --preset embedded

@@ -23,6 +23,7 @@ QUICK = {
     "environment.budget_s": 1.0,
     "environment.check_every_s": 0.25,
     "environment.grace_s": 4.0,
+    "environment.threads": 1,
     "target.DEPTH": 1,
     "target.WIDTH": 32,
     "target.HEAD_DIM": 16,

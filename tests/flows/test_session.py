@@ -6,6 +6,9 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from prefect import flow, task
+from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from arl_core.config import load_config
 from arl_core.errors import ConfigError, PolicyError
@@ -18,7 +21,7 @@ from flows.costs import Costs
 from flows.iteration import order
 from flows.session import Session
 from frozen_env.fetch import data_dir
-from tasks import forget_results
+from tasks import ONCE, forget_results
 
 
 class Said(list):
@@ -209,3 +212,24 @@ def test_folders_stay_while_mlflow_is_away(tmp_path, monkeypatch):
 
 def test_forgetting_outside_a_flow_does_nothing():
     forget_results()
+
+
+def test_a_flow_keeps_nothing_of_tasks_that_are_forgotten(server):
+    @task(**ONCE)
+    def answer() -> list[int]:
+        return [1]
+
+    @flow
+    def asks() -> list[tuple[int, int]]:
+        held, sizes = [], []
+        for forgets in (False, True):
+            held.append(answer())  # Prefect lets go of a result that nobody holds
+            if forgets:
+                forget_results()
+            context = FlowRunContext.get()
+            assert context is not None
+            sizes.append((len(context.run_results), len(context.task_run_assets)))
+        return sizes
+
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        assert asks() == [(1, 1), (0, 0)]

@@ -81,7 +81,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         run_all(spec, fates, quiet=options.json)
     if options.out:
         options.out.write_text("".join(json.dumps(fate) + "\n" for fate in fates), encoding="utf-8")
-    return shares(fates, ran=not options.no_run)
+    given = {"seed": options.seed, "threads": options.threads, "temperature": policy.settings.temperature}
+    return shares(fates, ran=not options.no_run) | given
 
 
 def prompt_of(source: str, agenda: str, told: list[PastExperiment], policy: Any, index: int) -> str:

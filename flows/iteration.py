@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from arl_core.config import CampaignConfig
+from arl_core.diversity import diversity
+from arl_core.memory import RECENT
 from arl_core.outcome import Outcome, settle
 from arl_core.policy.parents import Shown
 from arl_core.records import Experiment, source_hash, utc_now
@@ -241,6 +243,8 @@ def _update(session: Session, costs: Costs) -> dict[str, float]:
     rollouts, rewards = zip(*session.pending, strict=True)
     with costs.timed("update"):
         metrics = update(session.policy(), rollouts, rewards)
+        recent = session.memory.recent(session.campaign.id, RECENT, whole=True)
+        metrics |= diversity([one for one in recent if one.index])
     step = session.policy_step + 1
     with costs.timed("checkpoint"):
         name, digest = checkpoint(session.policy(), session.policy_folder, step)

@@ -14,7 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from arl_core.diversity import is_new
 from arl_core.edit import canonical_diff, levers, named_path, summarise
+from arl_core.memory import RECENT
 from arl_core.records import Experiment
 from frozen_env.contract import Direction, Status, is_better
 
@@ -67,6 +69,16 @@ def noise_above_spread(experiments: Sequence[Experiment]) -> tuple[float, float,
     low, _, high = statistics.quantiles(values, n=4)
     spread = (high - low) / NORMAL_QUARTILES
     return (noise, spread, len(values)) if 0 < 3 * spread < noise else None
+
+
+def repeats_itself(experiments: Sequence[Experiment]) -> tuple[int, int] | None:
+    """(new, proposals) when fewer than half of the latest proposals made a program not tried before; None when not.
+
+    Of the latest `RECENT` proposals, half of that number at least.
+    """
+    latest = [one for one in experiments if one.parent_index is not None][-RECENT:]
+    new = sum(map(is_new, latest))
+    return (new, len(latest)) if 2 * len(latest) >= RECENT and 2 * new < len(latest) else None
 
 
 def incumbents(experiments: Iterable[Experiment]) -> list[Experiment | None]:

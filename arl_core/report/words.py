@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 from arl_core.records import Experiment, one_line, visible
 from arl_core.report.figures import duration
-from arl_core.report.findings import Answer, LearningPoint, Savings, figure_of, noise_above_spread, noise_sd
+from arl_core.report.findings import (
+    Answer,
+    LearningPoint,
+    Savings,
+    figure_of,
+    noise_above_spread,
+    noise_sd,
+    repeats_itself,
+)
 from arl_core.theory import MOST_EXPERIMENTS, BestSoFar, ImprovementRate, gain_by_luck
 from frozen_env.contract import Direction, Status, is_better
 
@@ -117,6 +125,12 @@ def cautions(found: Answer, experiments: Sequence[Experiment], noise: float | No
             f"programs one of only {number(spread)}: other work seems to have disturbed the repeats (or a seed does more than an "
             "edit). Gains were held against too large a noise, and real ones may have been missed. Start anew on a quiet machine: "
             "--fresh --set confirm.history=false."
+        )
+    if repeated := repeats_itself(experiments):
+        new, proposals = repeated
+        told.append(
+            f"Of the last {proposals} proposals only {new} made a program that applied and had not been tried: the policy "
+            "repeats itself. Go on with a higher policy.temperature or policy.entropy_coef, or start anew with --fresh."
         )
     if any(one.sandbox == "OFF" for one in experiments):
         told.append("The sandbox was off for some runs: candidates could have reached files that hold the answers.")

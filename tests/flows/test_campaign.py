@@ -113,6 +113,7 @@ def test_the_policy_learns_in_batches_and_its_checkpoints_are_on_disk(finished):
     updated = [one.index for one in experiments if "update" in one.extra]
     assert updated == [2, 4]
     assert experiments[-1].policy_step == 2
+    assert 0 <= experiments[4].extra["update"]["proposals_new"] <= 1
     checkpoints = sorted(path.name for path in (folder / "mlruns" / "campaigns" / campaign.id / "policy").iterdir())
     assert checkpoints == ["step_000001", "step_000002"]
 

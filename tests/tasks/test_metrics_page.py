@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from arl_core.diversity import diversity
 from arl_core.policy.policy import Policy
+from arl_core.records import Experiment
 from tests.arl_core.policy.conftest import PROMPT, SOURCE, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,6 +23,7 @@ def test_every_term_of_an_update_is_on_the_page() -> None:
     policy = Policy.load(tiny(epochs=1), Path("unused"))
     terms = policy.update(policy.propose_many([PROMPT] * 2, [SOURCE] * 2, [0, 1]), [1.0, -1.0])
     assert len(terms) > 20
+    terms |= diversity([Experiment("c", 1, "duplicate")])
     assert [name for name in terms if not named(f"policy/{name}")] == []
 
 

@@ -115,6 +115,20 @@ def test_repeats_that_lie_further_apart_than_programs_do_are_told(noise_sd: floa
     assert any("other work seems to have disturbed" in line for line in cautions) == told
 
 
+@pytest.mark.parametrize(
+    ("new", "repeated", "told"),
+    [(15, 17, (15, 32)), (16, 16, None), (7, 8, None), (7, 9, (7, 16)), (40, 0, None)],
+    ids=["more than half", "just half", "too few to say", "half a window", "all new"],
+)
+def test_a_policy_that_repeats_itself_is_told(new: int, repeated: int, told: tuple[int, int] | None) -> None:
+    proposals = [one(1 + k) for k in range(new)]
+    proposals += [one(1 + new + k, status=Status.DUPLICATE if k % 2 else Status.REJECTED) for k in range(repeated)]
+    campaign = [kept(0, 2.0), *proposals]
+    assert findings.repeats_itself(campaign) == told
+    cautions = words.cautions(findings.answer(campaign), campaign, None)
+    assert any("the policy repeats itself" in line for line in cautions) == (told is not None)
+
+
 @pytest.mark.parametrize("campaign", [[], [one(0)], [kept(0, 2.0)], [kept(0, 2.0), one(1, 2.1), one(2)]])
 def test_nothing_found_is_an_answer_too(campaign):
     found = findings.answer(campaign)

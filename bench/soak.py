@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def soak(folder: Path, experiments: int) -> dict[str, Any]:
     """Run the campaign in this process and return its figures."""
+    import flows.mortal
     import flows.research
     import flows.slots
     from bench.stand_ins import SleepingHost, running_edits
@@ -89,6 +90,7 @@ def soak(folder: Path, experiments: int) -> dict[str, Any]:
     flows.slots.Host = AtOnce  # type: ignore[misc,assignment]
     flows.research.settled = watch
     settings = SETTINGS | {"memory": str(folder / "memory.duckdb"), "iterations": experiments}
+    flows.mortal.make_servers_mortal()
     with running_edits():
         found = flows.research.research("embedded", settings=settings)
     settled_marks = [(index, resident) for index, resident, _ in marks if index >= experiments // 4]

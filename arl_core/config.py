@@ -220,10 +220,15 @@ def load_config(preset: str, overrides: Mapping[str, Any] | None = None) -> Camp
     except FrozenEnvError as error:
         raise ConfigError(f"preset {preset!r}: {error}") from error
     data = {"preset": preset, **data, "environment": frozen["environment"], "target": frozen["target"]}
-    changes = dict(overrides or {})
+    changes = full_names(overrides or {})
     problem = read(changes.get(PROBLEM, EnvironmentSpec.problem))
     changes[PROBLEM] = shown(problem.folder)
     return override(_described(data, problem), changes)
+
+
+def full_names(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return overrides under the settings' full names: `problem` stands for `environment.problem`."""
+    return {SHORT_NAMES.get(key, key): value for key, value in overrides.items()}
 
 
 def _described(data: dict[str, Any], problem: Description) -> dict[str, Any]:
@@ -252,7 +257,7 @@ def _described(data: dict[str, Any], problem: Description) -> dict[str, Any]:
 def override(data: dict[str, Any], overrides: Mapping[str, Any]) -> CampaignConfig:
     """Return plain settings with dotted overrides applied. Raises ConfigError as load_config does."""
     data = copy.deepcopy(data)
-    for key, value in overrides.items():
+    for key, value in full_names(overrides).items():
         _set(data, key, value)
     return _validated(data)
 
@@ -294,7 +299,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _set(data: dict[str, Any], key: str, value: Any) -> None:
-    known, key = setting_names(), SHORT_NAMES.get(key, key)
+    known = setting_names()
     if key not in known and not key.startswith("target."):
         close = difflib.get_close_matches(key, known, n=3)
         # A bare last part that is unique is a common slip: budget_s for environment.budget_s.

@@ -1,6 +1,6 @@
 """Everything that a GPU is wanted for, measured in one go: speed, memory, scoring, sandbox, and the policy's share.
 
-python -m bench.gpu --json                                       # the overnight preset: eight runs of 300 s
+python -m bench.gpu --json                                       # the overnight preset: nine runs of 300 s
 python -m bench.gpu --json --preset embedded --runs 1 --campaign 0        # tries the script itself on a CPU
 
 Runs the preset's untouched target with the sandbox on and off in turn, each seed both ways, then a short campaign. What

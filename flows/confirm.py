@@ -1,6 +1,7 @@
 """Sequence of a second look: the noise floor after experiment 0, and the paired re-runs of a candidate that looks better.
 
-Every run is committed before the next begins. What is committed is not run again after a kill: the first run is found by
+Every run is committed as soon as it has ended, and before the next begins; where others wait for their second look, the runs up
+to the first decision are done at once. What is committed is not run again after a kill: the first run is found by
 its program, the re-runs by program and seed, the test's level on its first row.
 """
 
@@ -8,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import time
+from collections.abc import Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from arl_core.confirm import Arm, Decision, Judgement, Noise, next_level, next_run, paired_gains, worth_a_second_look
+from arl_core.confirm import Arm, Decision, Judgement, Noise, next_level, next_runs, paired_gains, worth_a_second_look
 from arl_core.outcome import Outcome, settle
 from arl_core.records import Experiment, utc_now
 from arl_core.repeats import Repeat, Repeats, Role
@@ -33,6 +36,8 @@ from flows.session import Session, check_disk
 from flows.slots import Order
 from frozen_env.contract import ResearchError, RunResult, Status
 from tasks.repeat import commit_repeat
+
+ROLES = {Arm.CANDIDATE: Role.CANDIDATE, Arm.INCUMBENT: Role.INCUMBENT}
 
 
 class OutOfTime(Exception):
@@ -61,6 +66,22 @@ def paid_for(session: Session, source_hash: str) -> RunResult | None:
     if not session.config.confirm.enabled:
         return None
     return Repeats(session.memory).first_result(session.campaign.id, source_hash)
+
+
+def left_behind(session: Session, index: int, source_hash: str) -> str:
+    """Words about the runs of an interrupted second look that nobody will ask for: this experiment is another program now; ""."""
+    if not session.config.confirm.enabled:
+        return ""
+    rows = Repeats(session.memory).of(session.campaign.id)
+    lost = [
+        one for one in rows if one.index == index and one.source_hash != source_hash and one.role is not Role.INCUMBENT
+    ]
+    if not lost:
+        return ""
+    return (
+        f"experiment {index} was another program when it was interrupted during its re-runs: {len(lost)} of its runs are lost, "
+        "since its prompt (the agenda, the settings or the code) has changed"
+    )
 
 
 def measure_floor(
@@ -116,13 +137,14 @@ def second_look(
     if not confirm.enabled or outcome.status is not Status.KEPT or result is None or outcome.value is None:
         return Look(outcome)
     with costs.timed("confirm"):
+        if small := settled_by_size(session, source_hash, outcome, incumbent):
+            return small
         evidence = _evidence(session, Repeats(session.memory))
         noise = evidence.noise()
         gain = gain_over(outcome.value, reference(incumbent), session.campaign.direction)
-        begun = evidence.level(source_hash)
-        if begun is None and not worth_a_second_look(gain, noise, confirm.second_look):
-            return Look(too_small(outcome, gain, noise, confirm.second_look), fields=_fields(_told(noise)))
-        level = begun or next_level(confirm.confidence, evidence.spent(), session.config.iterations)
+        level = evidence.level(source_hash) or next_level(
+            confirm.confidence, evidence.spent(), session.config.iterations
+        )
         work = _Work(session, index, source_hash, costs)
         work.open_test(result, level, incumbent.source_hash)
         judgement, failure = _re_run(work, source, incumbent, noise, level)
@@ -137,6 +159,17 @@ def second_look(
         told["promotion"] = incumbent.promotion + 1
     paired = judgement.gain if judgement is not None and not crash else None
     return Look(final, paired, _fields(told) | {"confirmed_value": mean, "confirmations": runs})
+
+
+def settled_by_size(session: Session, source_hash: str, outcome: Outcome, incumbent: Experiment) -> Look | None:
+    """Settle a better single run whose gain is too small for re-runs. None: it is worth them, or they have begun."""
+    if outcome.value is None:
+        return None
+    evidence, times = _evidence(session, Repeats(session.memory)), session.config.confirm.second_look
+    noise, gain = evidence.noise(), gain_over(outcome.value, reference(incumbent), session.campaign.direction)
+    if evidence.level(source_hash) is not None or worth_a_second_look(gain, noise, times):
+        return None
+    return Look(too_small(outcome, gain, noise, times), fields=_fields(_told(noise)))
 
 
 def _re_run(
@@ -162,15 +195,20 @@ def _re_run(
             judgement = test.judge(gains, noise, level)
             if judgement.decision is not Decision.CONTINUE:
                 return judgement, ""
-        run = next_run(seeds, mine, theirs)
-        if run is None:
+        lacking = next_runs(seeds, mine, theirs, max(test.first_look, len(gains) + 1))
+        if not lacking:
             return judgement, "the incumbent failed on too many fresh seeds"
         if over := session.out_of_time():
             raise OutOfTime(over)
-        role = Role.CANDIDATE if run.arm is Arm.CANDIDATE else Role.INCUMBENT
         so_far = f", gain {judgement.gain:+.4f} in {judgement.pairs}" if judgement else ""
-        words = f"confirming #{work.index}: {run.arm} on seed {run.seed}, pair {len(gains) + 1} of at most {test.max_pairs}{so_far}"
-        work.run(*sources[run.arm], run.seed, role, words, incumbent)
+        pair = f"pair {len(gains) + 1} of at most {test.max_pairs}{so_far}"
+        orders = [(*sources[run.arm], run.seed, ROLES[run.arm]) for run in lacking]
+        if not session.hurry():
+            # One by one: many candidates are given up after a pair or two.
+            words = f"confirming #{work.index}: {lacking[0].arm} on seed {lacking[0].seed}, {pair}"
+            work.run(*orders[0], words, incumbent)
+        else:
+            work.run_at_once(orders, f"confirming #{work.index}: {len(orders)} runs at once, {pair}", incumbent)
 
 
 @dataclass
@@ -206,10 +244,31 @@ class _Work:
         if session.slots.count == 1:  # else the loop makes room: the policy has one owner, and we run beside it
             session.make_room()
         session.display.phase(words)
-        place = session.place(self.index) / f"{role}_seed_{seed}"
-        began_s = time.monotonic()
-        result = session.slots.run(Order(self.index, source, seed, place, "none", {}), session.display.event)
-        shutil.rmtree(place, ignore_errors=True)
+        result = session.slots.run(self._order(source, seed, role), session.display.event)
+        self._commit(source_hash, seed, role, result, incumbent)
+
+    def run_at_once(self, runs: Sequence[tuple[str, str, int, Role]], words: str, incumbent: Experiment) -> None:
+        """Do runs (source, its hash, seed, role) on whatever slots are free, and commit each as it lands.
+
+        They queue with the candidates, so that more of them than slots only wait.
+        """
+        session = self.session
+        check_disk(session.folder, session.config.environment)
+        session.display.phase(words)
+        flying = {session.slots.submit(self._order(one[0], *one[2:]), lambda _event: None): one[1:] for one in runs}
+        for landed in as_completed(flying):
+            self._commit(*flying[landed], landed.result(), incumbent)
+
+    def _order(self, source: str, seed: int, role: Role) -> Order:
+        return Order(self.index, source, seed, self._place(seed, role), "none", {})
+
+    def _place(self, seed: int, role: Role) -> Path:
+        return self.session.place(self.index) / f"{role}_seed_{seed}"
+
+    def _commit(self, source_hash: str, seed: int, role: Role, result: RunResult, incumbent: Experiment | None) -> None:
+        session = self.session
+        session.check_device(self.index, result)
+        shutil.rmtree(self._place(seed, role), ignore_errors=True)
         self.runs += 1
         outcome = settle(result, None, session.campaign.direction)
         repeat = Repeat(
@@ -221,7 +280,7 @@ class _Work:
             outcome.value,
             outcome.reason if outcome.value is None else "",
             against=self.against if role is Role.CANDIDATE else "",
-            seconds=time.monotonic() - began_s,
+            seconds=result.startup_s + result.training_s + result.scoring_s,
             created_at=utc_now(),
         )
         repeats = Repeats(session.memory)

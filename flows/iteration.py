@@ -13,7 +13,7 @@ from arl_core.outcome import Outcome, settle
 from arl_core.policy.parents import Shown
 from arl_core.records import Experiment, source_hash, utc_now
 from arl_core.second_look import reference
-from flows.confirm import Look, measure_floor, paid_for, second_look
+from flows.confirm import Look, left_behind, measure_floor, paid_for, second_look, settled_by_size
 from flows.costs import Costs
 from flows.retention import retire
 from flows.session import Session, check_disk
@@ -124,6 +124,8 @@ def propose_edits(session: Session, indices: Sequence[int], under_way: Collectio
         with share.timed("patch"):
             edit = patch(parent.source, rollout, config.edit, memory, campaign.id, problem)
         display.candidate(edit.summary or edit.reason)
+        if left := left_behind(session, index, source_hash(edit.source) if edit.source else ""):
+            display.say(left)
         proposals.append(Proposal(index, parent, incumbent, rollout.prompt, rollout, edit, session.policy_step, share))
     return proposals
 
@@ -139,9 +141,12 @@ def order(session: Session, source: str, index: int, costs: Costs) -> Order:
 
 def judge_at_once(session: Session, proposal: Proposal, result: RunResult | None) -> Judged | None:
     """Settle a run that needs no second look. None: it looks better than the present incumbent, so re-runs must follow."""
-    bar, outcome = _first_look(session, proposal, result, _present(session))
+    present = _present(session)
+    bar, outcome = _first_look(session, proposal, result, present)
     if outcome.status is Status.KEPT and session.config.confirm.enabled:
-        return None
+        # A gain that needs no run must not wait behind those that do.
+        small = settled_by_size(session, source_hash(proposal.edit.source), outcome, present)
+        return Judged(small, bar) if small else None
     return Judged(Look(outcome), bar)
 
 
@@ -163,6 +168,7 @@ def _first_look(
     bar = reference(present)
     if result is None:
         return bar, _refused(proposal.edit)
+    session.check_device(proposal.index, result)
     return bar, settle(result, bar, session.campaign.direction)
 
 

@@ -1,10 +1,10 @@
 """Candidates side by side: K edits proposed from one state, results taken as they come.
 
 A straggler holds nobody up: as soon as a slot is free, the next edit is proposed from the state of that moment. A run that
-looks better than the incumbent is run again, in pairs, on one slot while the others go on; such second looks come one after the
-other, each against the incumbent of its time. The policy learns in batches of `policy.batch_edits`, in the order in which
-experiments are settled. They are committed in that order too, under the index that they were proposed with; a campaign that
-is killed resumes with the indices that are missing.
+looks better than the incumbent is run again, in pairs, on one slot while the others go on (on more when further ones wait);
+such second looks come one after the other, each against the incumbent of its time. The policy learns in batches of
+`policy.batch_edits`, in the order in which experiments are settled. They are committed in that order too, under the index that
+they were proposed with; a campaign that is killed resumes with the indices that are missing.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ WAKE_S = 0.5  # how often the wait for results lets signals in
 def run_parallel(session: Session, indices: Iterator[int], stop: StopConditions) -> None:
     """Run the experiments of `indices`, session.slots.count at a time, until there are no more or `stop` says so."""
     looks = ThreadPoolExecutor(1, thread_name_prefix="second-look")
+    flights = _Flights(session, indices, stop, looks)
+    session.hurry = lambda: bool(flights.waiting)
     try:
-        _Flights(session, indices, stop, looks).run()
+        flights.run()
     finally:
         looks.shutdown(wait=False, cancel_futures=True)  # its run ends with the slots, which are closed after us
 
@@ -81,8 +83,12 @@ class _Flights:
             self.looking = (future, proposal, result)
 
     def _fill(self) -> None:
-        """Propose until every slot has a candidate. An edit that cannot run is settled at once and costs no slot."""
-        while self.free > 0:
+        """Propose until every slot has a candidate. An edit that cannot run is settled at once and costs no slot.
+
+        Nothing is proposed while more runs wait for their second look than there are slots: they would be judged late, teach
+        late, and keep the machine long after the deadline.
+        """
+        while self.free > 0 and len(self.waiting) <= self.session.slots.count:
             taken = list(_next(self.indices, self.stop, self.free))
             if not taken:
                 return

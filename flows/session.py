@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ from flows.slots import LocalSlots, Slots, disk_full
 from flows.start import Start, flow_run_id
 from frozen_env import manifest
 from frozen_env.check import get_ready
+from frozen_env.contract import ResearchError, RunResult
 from frozen_env.description import BUILT_IN
 from frozen_env.fetch import data_dir
 from frozen_env.files import join
@@ -84,7 +85,24 @@ class Session:
     after_commit: Costs | None = None
     artifacts: UiArtifacts | None = None
     out_of_time: Callable[[], str] = lambda: ""  # asked before each re-run of a second look
+    hurry: Callable[[], bool] = lambda: False  # whether others wait for the second look that is under way
     _policy: Proposer | None = None
+    _device: str = ""  # of experiment 0; "" before it is committed, and where no worker told
+
+    def check_device(self, index: int, result: RunResult) -> None:
+        """Raise ResearchError when a run was on another kind of device than experiment 0: what it gained may be the device's.
+
+        A time budget buys more training on a faster GPU, and pairs reuse the incumbent's earlier runs.
+        """
+        if not self._device and (first := self.memory.experiment(self.campaign.id, 0)) is not None:
+            self._device = device_of(first.extra)
+        there = device_of(result.extra)
+        if self._device and there and there != self._device:
+            raise ResearchError(
+                f"experiment {index} ran on {there}, this campaign's experiment 0 on {self._device}: "
+                "their values would not compare. Resume where it began, keep nodes of one kind under its work pool, "
+                "or start anew (--fresh)"
+            )
 
     @functools.cached_property
     def history(self) -> StoppingHistory:
@@ -234,6 +252,11 @@ def open_session(start: Start) -> Iterator[Session]:
             memory.set_status(campaign.id, "interrupted" if stopped else "failed")
             raise
         memory.set_status(campaign.id, "finished")
+
+
+def device_of(extra: Mapping[str, Any]) -> str:
+    """The device that a run's scoring worker told of; "" when none did, as after a crash."""
+    return str((extra.get("performance") or {}).get("device") or "")
 
 
 def keep_seed(path: Path, source: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from prefect.context import FlowRunContext
 
-from arl_core.config import CampaignConfig, flat, load_config, override
+from arl_core.config import CampaignConfig, flat, full_names, load_config, override
 from arl_core.errors import ConfigError
 from arl_core.memory import Memory
 from arl_core.records import Campaign
@@ -48,7 +48,7 @@ class Start:
 
 def plan(preset: str, iterations: int | None, resume: str | None, settings: dict[str, Any], fresh: bool) -> Start:
     """Decide. Raises ConfigError that names what is wrong, MemoryFileError when the memory cannot be read."""
-    overrides = settings | ({} if iterations is None else {"iterations": iterations})
+    overrides = full_names(settings) | ({} if iterations is None else {"iterations": iterations})
     config = share_cores(load_config(preset, overrides), overrides)
     if config.stop.until:
         try:
@@ -136,6 +136,12 @@ def _resumed(config: CampaignConfig, resume: str, overrides: dict[str, Any]) -> 
                 f"{key} cannot change in a resumed campaign (it has {known.get(key)!r}): its experiments would not compare; "
                 "start a new one (--fresh)"
             )
+    on_cpu = known.get("environment.device") == "cpu" and not (known | overrides).get("nodes.deployment")
+    if on_cpu and overrides.get("parallel", known["parallel"]) != known["parallel"]:
+        raise ConfigError(
+            f"parallel cannot change in a campaign that is resumed on a CPU (it has {known['parallel']}): candidates would have "
+            "another share of the cores, and their values would not compare; start a new one (--fresh)"
+        )
     bounds = {f"stop.{name}": value for name, value in config.stop.model_dump().items()}
     return override(recorded, bounds | overrides)
 

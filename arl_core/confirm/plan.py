@@ -27,20 +27,17 @@ class Run:
 Results = Mapping[int, float | None]  # by seed; None: the run gave no value
 
 
-def next_run(seeds: Sequence[int], candidate: Results, incumbent: Results) -> Run | None:
-    """Return the run that the next pair lacks, None when every pair is whole.
+def next_runs(seeds: Sequence[int], candidate: Results, incumbent: Results, pairs: int) -> list[Run]:
+    """Return the runs that the first `pairs` pairs lack, in the order in which to do them one by one.
 
     The candidate goes first: if it fails, nothing was spent on the incumbent. A seed on which the incumbent failed makes
     no pair and is passed over.
     """
-    for seed in seeds:
-        if seed in incumbent and incumbent[seed] is None:
-            continue
-        if seed not in candidate:
-            return Run(Arm.CANDIDATE, seed)
-        if seed not in incumbent:
-            return Run(Arm.INCUMBENT, seed)
-    return None
+    runs: list[Run] = []
+    for seed in [seed for seed in seeds if incumbent.get(seed, 0.0) is not None][:pairs]:
+        runs += [Run(Arm.CANDIDATE, seed)] if seed not in candidate else []
+        runs += [Run(Arm.INCUMBENT, seed)] if seed not in incumbent else []
+    return runs
 
 
 def paired_gains(seeds: Sequence[int], candidate: Results, incumbent: Results, direction: Direction) -> list[float]:

@@ -284,7 +284,7 @@ def _commands(data: CampaignData, found: Answer) -> list[str]:
     if found.best is not None:
         lines.insert(
             1,
-            f"python -m frozen_env run {_again(data, found)} --seed 1 --out /tmp/again     # another seed",
+            f"python -m frozen_env run {_again(data, found)} --seed {data.campaign.seed + 1001} --out /tmp/again     # a new seed",
         )
     return lines
 

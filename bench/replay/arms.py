@@ -13,6 +13,8 @@ import numpy as np
 
 from bench.replay.space import BASELINE, Constant, Setting, Space
 
+# What a failed trial is told as, so that samplers learn to avoid it: worse than any value. Both go by ranks alone.
+FAILED_BPB = 10.0
 Search = Generator[Setting, float | None, None]  # yields a setting, is sent what was seen
 
 
@@ -62,14 +64,11 @@ def _optuna_search(space: Space, sampler: Any, ordered: bool = False) -> Search:
     study = optuna.create_study(sampler=sampler)
     first = {one.name: _encode(one, BASELINE[one.name]) if ordered else BASELINE[one.name] for one in space.constants}
     study.enqueue_trial(first)
-    worst = 0.0
     while True:
         trial = study.ask()
         setting = {one.name: _suggest(trial, one, ordered) for one in space.constants}
         seen = yield setting
-        worst = max(worst, seen or 0.0)
-        # A failed trial is told as the worst value so far: both samplers would otherwise not learn to avoid it.
-        study.tell(trial, seen if seen is not None else max(worst, 1.0))
+        study.tell(trial, seen if seen is not None else FAILED_BPB)
 
 
 def _suggest(trial: Any, one: Constant, ordered: bool) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +20,13 @@ from arl_core.records import Campaign, Experiment, State
 from arl_core.repeats import Repeats, Role
 from arl_core.second_look import reference
 from arl_core.stop_conditions import StopConditions
-from flows import research, slots
+from flows import iteration, research, slots
 from flows.costs import Costs
 from flows.display import PlainDisplay
 from flows.session import Session
 from flows.slots import Order
 from frozen_env.contract import Ending, ResearchError, RunResult, Score, Status
+from tasks.patch import Patch
 from tasks.reward import make_reward
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,6 +142,53 @@ def test_a_large_improvement_is_kept_after_a_few_pairs_with_the_incumbents_runs_
     assert found.gain == pytest.approx(0.5, abs=0.02)
 
 
+class SideBySide(MadeUpHost):
+    """Answers runs in threads, three at a time."""
+
+    count = 3
+
+    def __init__(self, values: dict[str, float | None], die_at: int | None = None) -> None:
+        super().__init__(values, die_at)
+        self.threads = ThreadPoolExecutor(self.count)
+        self.batches = list[int]()
+
+    def submit(self, order: Order, on_event: Any) -> Future[RunResult]:
+        self.batches[-1] += 1
+        return self.threads.submit(self.run, order, on_event)
+
+
+@pytest.mark.parametrize(("good", "kept"), [(1.9, Status.KEPT), (1.97, Status.KEPT), (1.986, Status.DISCARDED)])
+def test_where_others_wait_the_runs_before_the_first_decision_are_done_at_once(open_session, tmp_path, good, kept):
+    session, host, _ = open_session({"base": 2.0, "good": good})
+    seed_experiment(session)
+    one_by_one = look(session, "good")
+    (tmp_path / "memory.duckdb").rename(tmp_path / "other.duckdb")
+    session, _, _ = open_session({"base": 2.0, "good": good})
+    seed_experiment(session)
+    session.slots = host = SideBySide({"base": 2.0, "good": good})
+    session.hurry = lambda: host.batches.append(0) or True
+    at_once = look(session, "good")
+    assert at_once.outcome == one_by_one.outcome
+    assert at_once.outcome.status is kept
+    assert at_once.gain == one_by_one.gain
+    assert host.batches[0] == 3, "the incumbent has its three runs, the candidate none"
+    assert sorted(host.runs[1:4]) == [("good", 1), ("good", 2), ("good", 3)]
+
+
+def test_a_gain_that_needs_no_re_run_does_not_wait_behind_those_that_do(open_session):
+    session, _, _ = open_session({"base": 2.0})
+    seed_experiment(session)
+
+    def judged(value: float) -> iteration.Judged | None:
+        result = RunResult(Ending.FINISHED, score=Score("val_bpb", value, "lower", 1, 3, 0.1, 0.1, 0.0))
+        return iteration.judge_at_once(session, SimpleNamespace(index=1, edit=Patch(source="x = 1\n")), result)
+
+    small = judged(1.999)
+    assert small is not None
+    assert small.look.outcome.status is Status.DISCARDED
+    assert judged(1.8) is None
+
+
 def test_without_reuse_both_arms_are_run_now_on_seeds_of_their_own(open_session):
     session, host, _ = open_session({"base": 2.0, "good": 1.5}, reuse=False)
     seed_experiment(session)
@@ -230,6 +280,39 @@ def test_on_a_full_disk_no_re_run_begins_and_nothing_is_held_against_the_candida
     assert host.runs == [("good", 0)]
     assert [row.role for row in Repeats(session.memory).of("c")[len(before) :]] == [Role.FIRST]
     assert look(session, "good").outcome.status is Status.KEPT
+
+
+def test_a_run_on_another_kind_of_device_ends_the_campaign_before_it_is_believed(open_session):
+    session, host, _ = open_session({"base": 2.0, "good": 1.9})
+    seed_experiment(session)
+    first = session.memory.experiment("c", 0)
+    session._device = "NVIDIA A100"
+
+    class Faster:
+        count = 1
+
+        def run(self, order: Order, on_event: Any = None) -> RunResult:
+            return replace(host.run(order, on_event), extra={"performance": {"device": "NVIDIA H100"}})
+
+    session.slots = Faster()
+    with pytest.raises(
+        ResearchError, match="experiment 1 ran on NVIDIA H100, this campaign's experiment 0 on NVIDIA A100"
+    ):
+        look(session, "good")
+    assert first is not None
+    assert [row.role for row in Repeats(session.memory).of("c") if row.index == 1] == [Role.FIRST]
+
+
+def test_runs_of_an_interrupted_second_look_that_its_experiment_no_longer_wants_are_told(open_session):
+    session, host, _ = open_session({"base": 2.0, "good": 1.9})
+    seed_experiment(session)
+    host.die_at = 6
+    with pytest.raises(Killed):
+        look(session, "good")
+    assert module.left_behind(session, 1, "good") == ""
+    assert module.left_behind(session, 2, "other") == ""
+    assert "experiment 1 was another program" in (told := module.left_behind(session, 1, "other"))
+    assert "2 of its runs are lost" in told
 
 
 def test_a_gain_within_the_noise_costs_no_rerun(open_session):

@@ -173,6 +173,24 @@ def test_second_looks_come_one_at_a_time_and_the_other_slots_go_on(monkeypatch):
     assert sorted(index for index, _ in world.committed) == [1, 2, 3, 4]
 
 
+def test_while_more_wait_for_a_second_look_than_there_are_slots_nothing_is_proposed(monkeypatch):
+    world = World(monkeypatch, slots=2, edits={}, answers=[1, 2, 3, 4, 5, 6, 7, 8])
+    world.better = set(range(1, 9))
+    hurried = []
+    waits = []
+
+    def look(_session, proposal, _result):
+        hurried.append(world.session.hurry())
+        waits.append(max(map(max, world.batches)) - proposal.index)
+        return "judged"
+
+    monkeypatch.setattr(parallel, "look_at", look)
+    world.run(range(1, 9))
+    assert sorted(index for index, _ in world.committed) == list(range(1, 9))
+    assert max(waits) <= 2 * 2, "at most the slots' number wait, and as many run"
+    assert True in hurried
+
+
 def test_the_policy_leaves_the_gpu_before_a_run_begins_and_before_the_wait_for_the_others(monkeypatch):
     world = World(monkeypatch, 2, {1: "invalid"}, answers=[2, 3, 4])
     waited_with, looked_with = [], []

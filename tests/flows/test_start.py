@@ -100,6 +100,22 @@ def test_a_schedule_may_repeat_what_the_campaign_has_but_not_change_it(memory_pa
         planned(memory_path, environment__budget_s=8.0, **LINE)
 
 
+def test_a_short_name_is_the_setting_itself(memory_path):
+    assert planned(memory_path, problem="examples/digits").config.environment.problem == "examples/digits"
+    campaign(memory_path, "one", **{"environment.sandbox": "on"})
+    with pytest.raises(ConfigError, match=r"environment.sandbox cannot change"):
+        planned(memory_path, resume="one", sandbox="off")
+
+
+def test_on_a_cpu_the_number_of_candidates_side_by_side_is_for_the_campaigns_whole_life(memory_path):
+    campaign(memory_path, "one", parallel=2)
+    assert planned(memory_path, resume="one", parallel=2).config.parallel == 2
+    with pytest.raises(ConfigError, match=r"parallel cannot change .* \(it has 2\)"):
+        planned(memory_path, resume="one", parallel=1)
+    campaign(memory_path, "gpus", **{"environment.device": "cuda"})
+    assert planned(memory_path, resume="gpus", parallel=8).config.parallel == 8
+
+
 def test_a_resumed_campaign_counts_from_its_beginning(memory_path):
     campaign(memory_path, "one", experiments=5, iterations=9)
     assert planned(memory_path, resume="one").last_index(5) == 9

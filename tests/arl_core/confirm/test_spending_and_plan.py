@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arl_core.confirm import Arm, Run, next_level, next_run, paired_gains
+from arl_core.confirm import Arm, Run, next_level, next_runs, paired_gains
 
 C, I = Arm.CANDIDATE, Arm.INCUMBENT  # noqa: E741
 
@@ -73,7 +73,12 @@ def test_a_confidence_of_one_is_refused():
     ],
 )
 def test_the_next_run_is_what_the_next_pair_lacks(candidate, incumbent, run):
-    assert next_run([1, 2, 3], candidate, incumbent) == run
+    assert next(iter(next_runs([1, 2, 3], candidate, incumbent, 3)), None) == run
+
+
+def test_all_that_the_first_pairs_lack_may_run_at_once():
+    lacking = next_runs([1, 2, 3, 4], {1: 2.0}, {2: None, 3: 2.0}, pairs=3)
+    assert lacking == [Run(I, 1), Run(C, 3), Run(C, 4), Run(I, 4)], "seed 2 makes no pair"
 
 
 def test_gains_are_paired_by_seed_and_positive_when_better():

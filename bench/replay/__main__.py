@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve e
 
 import numpy as np
 
-from arl_core.config import parse_overrides
+from arl_core.config import load_config, parse_overrides
 from arl_core.edit import read_constants
 from arl_core.records import Experiment
 from bench.replay.arms import NUMERIC
@@ -33,6 +33,7 @@ from frozen_env.contract import ResearchError, Status
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGE = ("greedy", "rl", "ppo", "critic")
+MIXED = " (made with different or unknown code: rerun both arms to compare)"
 MARKS_H = (8, 24, 168)
 # What entries mean that were recorded before their trials were a part of the key: nanochat_300s_trials.parquet.
 BEFORE = {"trials": "d121c6b9d213fa612fe09a82775f8bf1727da6712e265b4215d8fcf6e224d815"}
@@ -138,8 +139,8 @@ def _run_numeric(
 
 def _run_language(
     arm: str, seed: int, surrogate: Surrogate, options: argparse.Namespace
-) -> tuple[Trace, dict[str, int]]:
-    from bench.replay.language import LanguageArm
+) -> tuple[Trace, dict[str, Any]]:
+    from bench.replay.language import LanguageArm, made_with
 
     one = LanguageArm(
         surrogate=surrogate,
@@ -154,6 +155,7 @@ def _run_language(
     statuses = [experiment.status for experiment in experiments]
     counts = {status.value: statuses.count(status) for status in set(statuses)}
     return trace_of(experiments, surrogate), {
+        "made_with": made_with(load_config("replay", parse_overrides(options.set))),
         "experiments": len(experiments),
         "failed": statuses.count(Status.CRASHED),
         **counts,
@@ -195,7 +197,12 @@ def _columns(entries: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def paired(entries: list[dict[str, Any]], arms: list[str]) -> dict[str, dict[str, Any]]:
-    """Return mean and standard error over seeds of rl minus each other arm at their hours' end; negative: rl is better."""
+    """Return mean and standard error over seeds of rl minus each other arm at their hours' end; negative: rl is better.
+
+    `mixed`: the two language-model arms were not made with one code and number type, or it is not known, so that a part of
+    the difference may be theirs.
+    """
+    code = {(entry["arm"], entry["seed"]): entry.get("made_with") for entry in entries}
     final = {(entry["arm"], entry["seed"]): entry["best"] for entry in entries}
     result = {}
     for arm in arms:
@@ -204,6 +211,9 @@ def paired(entries: list[dict[str, Any]], arms: list[str]) -> dict[str, dict[str
             gaps = np.array([final["rl", seed] - final[arm, seed] for seed in seeds])
             error = float(gaps.std(ddof=1) / len(gaps) ** 0.5) if len(gaps) > 1 else None
             result[f"rl - {arm}"] = {"mean": float(gaps.mean()), "standard_error": error, "seeds": len(gaps)}
+            if arm in LANGUAGE:
+                both = {code[one, seed] for seed in seeds for one in ("rl", arm)}
+                result[f"rl - {arm}"]["mixed"] = len(both) > 1 or None in both
     return result
 
 
@@ -218,7 +228,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"{arm:8} {'  '.join(figures)}  experiments {np.mean(columns['experiments']):.0f}")
     for name, gap in result["paired"].items():
         error = "" if gap["standard_error"] is None else f" ± {gap['standard_error']:.4f} (standard error)"
-        lines.append(f"{name}: {gap['mean']:+.4f}{error}, {gap['seeds']} seeds")
+        lines.append(f"{name}: {gap['mean']:+.4f}{error}, {gap['seeds']} seeds{MIXED if gap.get('mixed') else ''}")
     return "\n".join(lines)
 
 

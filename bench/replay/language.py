@@ -11,6 +11,7 @@ is left of the round included, so an arm that was killed goes on where it stood 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,31 @@ ARMS = {  # arm: does PPO update the policy, does the critic choose among policy
     "ppo": (True, False),
     "critic": (False, True),
 }
+CODE = (
+    "arl_core/policy",
+    "arl_core/presets/replay.toml",
+    "arl_core/prompt.py",
+    "arl_core/reward.py",
+    "bench/replay",
+    "tasks",
+)
 REFUSED_S = 10.0  # simulated time of a proposal that is not run: the policy's own
+
+
+def made_with(config: CampaignConfig) -> str:
+    """Return what an arm's result depends on besides its settings: a digest of the code, and the type that the base computes in.
+
+    Results of different code or types may differ for that alone, so arms are compared within one.
+    """
+    from arl_core.policy.weights import base_dtype
+
+    digest = hashlib.sha256()
+    for name in CODE:
+        place = ROOT / name
+        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            if path.suffix in (".py", ".toml"):
+                digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return f"{digest.hexdigest()[:12]} {str(base_dtype(config.policy)).removeprefix('torch.')}"
 
 
 @dataclass

@@ -234,6 +234,22 @@ def test_what_ended_after_the_hours_counts_nowhere() -> None:
         in_time({**late, "hours": 0.05})
 
 
+def test_arms_that_were_made_with_different_code_are_not_compared_without_a_word() -> None:
+    def entry(arm: str, code: str | None) -> dict[str, object]:
+        known = {} if code is None else {"made_with": code}
+        return {"arm": arm, "seed": 0, "hours": 8.0, "best": 0.98, "trace": [[1.0, 0.98]]} | known
+
+    def mixed(*codes: str | None) -> bool:
+        entries = [entry(arm, code) for arm, code in zip(("rl", "greedy"), codes, strict=True)]
+        return bool(paired(entries, ["rl", "greedy"])["rl - greedy"]["mixed"])
+
+    assert not mixed("a float32", "a float32")
+    assert mixed("a float32", "b float32")
+    assert mixed("a float32", None)
+    assert mixed(None, None)
+    assert "mixed" not in paired([entry("rl", "a"), entry("local", None)], ["rl", "local"])["rl - local"]
+
+
 def test_the_recorded_results_are_read_with_the_values_that_they_were_published_with() -> None:
     recorded = json.loads((ROOT / "bench" / "results" / "replay.json").read_text())
     assert len(recorded) >= 50

@@ -44,7 +44,7 @@ from arl_core.confirm import (
     Noise,
     PairedTest,
     next_level,
-    next_run,
+    next_runs,
     paired_gains,
     pooled,
     worth_a_second_look,
@@ -243,7 +243,10 @@ def play(
             spent.append(level)
             done.tests += 1
             decision, gains = Decision.CONTINUE, []
-            while decision is Decision.CONTINUE and (step := next_run(seeds, candidate.runs, incumbent.runs)):
+            while decision is Decision.CONTINUE and (
+                lacking := next_runs(seeds, candidate.runs, incumbent.runs, len(seeds))
+            ):
+                step = lacking[0]
                 file = candidate if step.arm is Arm.CANDIDATE else incumbent
                 file.runs[step.seed] = run(file, step.seed)
                 done.reruns += 1

@@ -29,6 +29,7 @@ from arl_core.edit import canonical_diff, named_path
 from arl_core.errors import CheckpointDamaged, ConfigError, PolicyError
 from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment, State, utc_now
+from arl_core.stop_conditions import deadline
 from arl_core.stopping import StoppingHistory
 from flows.display import Display, open_display
 from flows.nodes import NodeSlots
@@ -239,7 +240,8 @@ def open_session(start: Start) -> Iterator[Session]:
         next_index = memory.next_index(campaign.id)
         first = next_index if start.first is None else start.first
         last = start.last_index(next_index)
-        begun = {"flow_run": flow_run_id(), "first": first, "last": last}
+        until = config.stop.until and deadline(config.stop.until, datetime.now().astimezone()).isoformat()
+        begun = {"flow_run": flow_run_id(), "first": first, "last": last, "until": until}
         note_start(memory, campaign.id, begun)
         session = Session(config, campaign, memory, slots, display, folder, last, begun)
         session.artifacts = UiArtifacts()

@@ -1,6 +1,7 @@
 """Which campaign a start runs: a new one, one named by the user, the latest line of research, or the one it began before.
 
-A flow run that is retried (`prefect flow-run retry`) goes on with the campaign that it began, to the end that it had then.
+A flow run that is retried (`prefect flow-run retry`) goes on with the campaign that it began, to the end and the deadline that
+it had then: a "07:00" that has passed is not tomorrow's.
 """
 
 from __future__ import annotations
@@ -49,12 +50,7 @@ class Start:
 def plan(preset: str, iterations: int | None, resume: str | None, settings: dict[str, Any], fresh: bool) -> Start:
     """Decide. Raises ConfigError that names what is wrong, MemoryFileError when the memory cannot be read."""
     overrides = full_names(settings) | ({} if iterations is None else {"iterations": iterations})
-    config = share_cores(load_config(preset, overrides), overrides)
-    if config.stop.until:
-        try:
-            deadline(config.stop.until, datetime.now().astimezone())
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+    config = _in_time(share_cores(load_config(preset, overrides), overrides))
     if resume and fresh:
         raise ConfigError(f"resume ({resume!r}) and fresh exclude each other: give one of them")
     if resume:
@@ -69,11 +65,23 @@ def plan(preset: str, iterations: int | None, resume: str | None, settings: dict
             line = next((one for one in reversed(memory.campaigns()) if _continues(one, config, memory)), None)
     overrides["iterations"] = config.iterations
     if begun is not None:
-        campaign, bounds = begun
-        return Start(_resumed(config, campaign.id, overrides), campaign.id, **bounds, per_start=config.continues)
+        campaign, start = begun
+        overrides |= {"stop.until": start["until"]} if start.get("until") else {}
+        resumed = _in_time(_resumed(config, campaign.id, overrides))
+        return Start(resumed, campaign.id, **_bounds(start), per_start=config.continues)
     if line is None:
         return Start(config, per_start=config.continues)
     return Start(_resumed(config, line.id, overrides), line.id, per_start=True)
+
+
+def _in_time(config: CampaignConfig) -> CampaignConfig:
+    """Return the settings. Raises ConfigError when their deadline has passed."""
+    if config.stop.until:
+        try:
+            deadline(config.stop.until, datetime.now().astimezone())
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    return config
 
 
 def _by_hand(config: CampaignConfig, resume: str, overrides: dict[str, Any], iterations: int | None) -> Start:
@@ -111,13 +119,14 @@ def _continues(one: Campaign, config: CampaignConfig, memory: Memory) -> bool:
     return memory.next_index(one.id) == 0 or memory.incumbent(one.id) is not None
 
 
-def _begun_by_this_flow_run(memory: Memory) -> tuple[Campaign, dict[str, int]] | None:
+def _begun_by_this_flow_run(memory: Memory) -> tuple[Campaign, dict[str, Any]] | None:
+    """The campaign that an earlier attempt of this flow run went on with, and what it noted of its start (note_start)."""
     mine = flow_run_id()
     for campaign in reversed(memory.campaigns()[-20:]) if mine else ():
         state = memory.state(campaign.id)
         start = state.values.get("start", {}) if state else {}
         if start.get("flow_run") == mine:
-            return campaign, _bounds(start)
+            return campaign, start
     return None
 
 

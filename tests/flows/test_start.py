@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -150,6 +151,18 @@ def test_a_retried_flow_run_has_the_limits_of_its_own_night_and_not_of_the_first
     found = planned(memory_path, 4, **LINE)
     assert found.last_index(6) == 7
     assert found.config.stop.hours is None
+
+
+def test_a_retried_flow_run_keeps_the_deadline_of_its_own_night(memory_path, monkeypatch):
+    monkeypatch.setattr(module, "flow_run_id", lambda: "f1")
+    later = (datetime.now().astimezone() + timedelta(hours=1)).isoformat()
+    start = {"flow_run": "f1", "first": 4, "last": 7, "until": later}
+    campaign(memory_path, "mine", experiments=6, start=start)
+    an_hour_ago = f"{datetime.now().astimezone() - timedelta(hours=1):%H:%M}"  # which alone would be tomorrow's
+    assert planned(memory_path, stop__until=an_hour_ago, **LINE).config.stop.until == later
+    campaign(memory_path, "over", experiments=6, start=start | {"until": "2026-11-24T07:00:00+00:00"})
+    with pytest.raises(ConfigError, match=r"stop.until has passed: '2026-11-24T07:00"):
+        planned(memory_path, stop__until=an_hour_ago, **LINE)
 
 
 def test_a_flow_run_that_died_before_its_first_commit_is_retried_as_itself(memory_path, monkeypatch):

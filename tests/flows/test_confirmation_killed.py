@@ -12,6 +12,7 @@ import pytest
 
 from arl_core.memory import Memory
 from arl_core.repeats import Repeats, Role
+from tests.flows.test_campaign import QUICK
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,16 +34,9 @@ sys.exit(flows.research.main(sys.argv[1:]))
 
 
 def command(folder: Path, *words: str) -> list[str]:
-    quick = {
-        "policy.model": "tiny-random",
+    quick = QUICK | {
         "environment.budget_s": 3.0,  # on a busy machine 1.5 s were five steps, and the improvement drowned in the noise
         "environment.check_every_s": 0.5,
-        "environment.grace_s": 4.0,
-        "environment.threads": 1,
-        "target.DEPTH": 1,
-        "target.WIDTH": 32,
-        "target.HEAD_DIM": 16,
-        "target.BATCH_ROWS": 2,
         "target.EMBED_LR": 1e-6,  # a target that hardly learns: the edit is a real improvement
         "target.MUON_LR": 1e-6,
         "confirm.baseline_repeats": 2,

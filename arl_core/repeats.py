@@ -67,7 +67,7 @@ class Repeats:
 
         `result` is kept whole until its experiment is committed, so that a first run need not be repeated. `confirmed`
         (index, mean, runs) is the incumbent's record with this run; it waits with this row and takes effect with the
-        experiment's commit: until then the proposal must find the memory as it found it, should the campaign be killed.
+        experiment's commit: until then its second look must find the memory as it found it, should the campaign be killed.
         """
         with self.memory.writing(repeat.campaign_id) as (db, no):
             key = [no, repeat.source_hash, repeat.seed, repeat.role.value]

@@ -1,20 +1,24 @@
 """Kill a campaign with SIGKILL, again and again, resume it, and compare its memory with an uninterrupted one's.
 
 python -m bench.faults --kills 50 --json
+python -m bench.faults --kills 30 --parallel 3 --json
 
 Every point of the loop is a kill's turn once (before and after each task, inside a checkpoint, inside the commit), then
 come random moments of the flow's process, the host process around the candidates (which is their supervisor's other half),
 a candidate, a Prefect worker that runs the campaign, and the Prefect server. Training is answered by a stand-in, a function
 of source and seed; policy, memory, MLflow, Prefect and the processes are real. Ten experiments a campaign; it is resumed
 until it has them all, and then the next one begins. A candidate that is killed alone is a crash, and the policy learns from
-it: such a campaign is compared with one in which that candidate dies by itself.
+it: such a campaign is compared with one in which that candidate dies by itself. Candidates side by side end in any order,
+so a campaign with `--parallel` is not compared with another: each experiment must be there once, and each run that had ended and
+waited for its second look must have got it.
 
     kills         SIGKILLs delivered
     resumed       of these, after how many the campaign went on
     lost          experiments that were committed and are not there, or that are missing in the end
     duplicated    experiments that are in the memory or in MLflow twice
     orphans       processes that outlived what started them by more than 10 seconds
-    inconsistent  campaigns whose experiments, policy, pending rollouts or MLflow runs differ from the uninterrupted one's
+    inconsistent  campaigns whose experiments, policy, pending rollouts or MLflow runs differ from the uninterrupted one's; with
+                  `--parallel` those in which a run that had ended was never settled, or an MLflow run never ended
 """
 
 from __future__ import annotations
@@ -57,17 +61,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.faults", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the order and the moments of the kills")
+    parser.add_argument("--parallel", type=int, default=1, metavar="K", help="candidates side by side (default: 1)")
     parser.add_argument("--server", help="use this Prefect server and never kill it, instead of one of our own")
     parser.add_argument("--json", action="store_true", help="print the figures as the last line")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         if options.server:
             os.environ["PREFECT_API_URL"] = options.server
-            figures = Faults(Path(folder), options.seed, None).deliver(options.kills)
+            figures = Faults(Path(folder), options.seed, None, options.parallel).deliver(options.kills)
         else:
             with cluster(Path(folder) / "server") as server:
                 os.environ.update(server.environment)
-                figures = Faults(Path(folder), options.seed, server).deliver(options.kills)
+                figures = Faults(Path(folder), options.seed, server, options.parallel).deliver(options.kills)
     if options.json:
         print(json.dumps(figures))
     return 0 if figures["kills"] == figures["resumed"] and not any(figures[name] for name in BAD) else 1
@@ -82,13 +87,13 @@ class Faults:
     This process adopts orphans: whatever is left of a killed child becomes ours, and is found.
     """
 
-    def __init__(self, folder: Path, seed: int, server: Cluster | None) -> None:
+    def __init__(self, folder: Path, seed: int, server: Cluster | None, parallel: int = 1) -> None:
         from bench import fault_points, faults_child, faults_compare
 
         self.points, self.child, self.compare = fault_points, faults_child, faults_compare
         self.folder, self.server = folder, server
         self.luck = random.Random(seed)
-        self.seed = seed
+        self.seed, self.parallel = seed, parallel
         self.figures: Counter[str] = Counter()
         self.length_s = 0.0
         self.truths: dict[frozenset[str], dict[str, Any]] = {}
@@ -147,8 +152,11 @@ class Faults:
             if not delivered and code != 0:
                 print(f"unexpected exit {code}: {(place / 'log.txt').read_text()[-1500:]}", file=sys.stderr, flush=True)
                 break
-        truth = self.truth(self.compare.killed_candidates(place))
-        lost, duplicated, differences = self.compare.against(truth, place)
+        if self.parallel == 1:
+            truth = self.truth(self.compare.killed_candidates(place))
+            lost, duplicated, differences = self.compare.against(truth, place)
+        else:
+            lost, duplicated, differences = self.compare.by_itself(place, EXPERIMENTS)
         self.figures["lost"] += lost
         self.figures["duplicated"] += duplicated
         self.figures["inconsistent"] += bool(differences)
@@ -162,7 +170,7 @@ class Faults:
         """Fork a child that begins the campaign at `place`, or resumes it, and dies where `blow` says."""
         place.mkdir(parents=True, exist_ok=True)
         sys.stdout.flush()
-        settings = SETTINGS | {"iterations": EXPERIMENTS - 1}
+        settings = SETTINGS | {"iterations": EXPERIMENTS - 1, "parallel": self.parallel}
         pid = os.fork()
         if pid == 0:
             if blow and blow[0] == "worker":

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from arl_core.memory import Memory
 from arl_core.policy import checkpoint
-from arl_core.repeats import Repeats
-from flows.session import unpack_rollouts
+from arl_core.repeats import Repeats, Role
+from flows.unsettled import unpack
 
 APART = ("campaign_id", "created_at", "costs")
 SECONDS = ("update_seconds",)
@@ -25,7 +25,7 @@ def read(place: Path) -> dict[str, Any]:
     state = memory.state(campaign.id)
     assert state is not None
     experiments = [_comparable(one.to_json()) for one in memory.experiments(campaign.id)]
-    rollouts = [(rollout.completion, rollout.seed, reward) for rollout, reward in unpack_rollouts(state.blob)]
+    rollouts = [(rollout.completion, rollout.seed, reward) for rollout, reward in unpack(state.blob)[0]]
     found = {
         "experiments": experiments,
         "policy_step": state.values["policy_step"],
@@ -87,6 +87,28 @@ def against(truth: dict[str, Any], place: Path) -> tuple[int, int, list[str]]:
         for name in truth
         if name != "experiments" and found[name] != truth[name]
     ]
+    return lost, twice, differences
+
+
+def by_itself(place: Path, count: int) -> tuple[int, int, list[str]]:
+    """The same of a campaign of `count` experiments that has no equal: what must hold whatever came side by side."""
+    memory = Memory(place / "memory.duckdb")
+    campaigns = memory.campaigns()
+    campaign = campaigns[-1]
+    experiments = memory.experiments(campaign.id)
+    ended = {one.source_hash: one.index for one in Repeats(memory).of(campaign.id) if one.role is Role.FIRST}
+    memory.close()
+    runs = _mlflow(place, campaign.id)
+    lost = len(set(range(count)) - {one.index for one in experiments})
+    twice = sum(number - 1 for number in Counter(name for name, _ in runs).values())
+    settled = {one.source_hash for one in experiments}
+    differences = [] if len(campaigns) == 1 else [f"{len(campaigns)} campaigns instead of one"]
+    differences += [
+        f"the run of experiment {index} had ended and was never settled"
+        for program, index in ended.items()
+        if program not in settled
+    ]
+    differences += [f"MLflow's run of {name} is {status}" for name, status in runs if status != "FINISHED"]
     return lost, twice, differences
 
 

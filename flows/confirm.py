@@ -1,8 +1,8 @@
 """Sequence of a second look: the noise floor after experiment 0, and the paired re-runs of a candidate that looks better.
 
 Every run is committed as soon as it has ended, and before the next begins; where others wait for their second look, the runs up
-to the first decision are done at once. What is committed is not run again after a kill: the first run is found by
-its program, the re-runs by program and seed, the test's level on its first row.
+to the first decision are done at once. What is committed is not run again after a kill: the re-runs are found by
+program and seed, the test's level on its first row, and the first run is in the session's state (unsettled.py).
 """
 
 from __future__ import annotations
@@ -62,26 +62,10 @@ class Look:
 
 
 def paid_for(session: Session, source_hash: str) -> RunResult | None:
-    """The first run of an experiment that was interrupted during its re-runs, if this is the same program."""
+    """The first run of experiment 0, if the campaign was interrupted while it measured the noise floor."""
     if not session.config.confirm.enabled:
         return None
     return Repeats(session.memory).first_result(session.campaign.id, source_hash)
-
-
-def left_behind(session: Session, index: int, source_hash: str) -> str:
-    """Words about the runs of an interrupted second look that nobody will ask for: this experiment is another program now; ""."""
-    if not session.config.confirm.enabled:
-        return ""
-    rows = Repeats(session.memory).of(session.campaign.id)
-    lost = [
-        one for one in rows if one.index == index and one.source_hash != source_hash and one.role is not Role.INCUMBENT
-    ]
-    if not lost:
-        return ""
-    return (
-        f"experiment {index} was another program when it was interrupted during its re-runs: {len(lost)} of its runs are lost, "
-        "since its prompt (the agenda, the settings or the code) has changed"
-    )
 
 
 def measure_floor(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -22,6 +22,14 @@ class Costs:
                 f"before/{part}": previous.parts[part] for part in ("commit", "track") if part in previous.parts
             }
             self.parts["before/between"] = self._began_s - previous._finished_s
+
+    @classmethod
+    def resumed(cls, told: Mapping[str, float]) -> Costs:
+        """Go on with what finished() told before a campaign was interrupted; the time in between is nobody's."""
+        costs = cls(None)
+        costs.parts = {part: seconds for part, seconds in told.items() if part != "iteration"}
+        costs._began_s -= told["iteration"]
+        return costs
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from arl_core.config import CampaignConfig
 from arl_core.diversity import diversity
@@ -13,12 +13,13 @@ from arl_core.outcome import Outcome, settle
 from arl_core.policy.parents import Shown
 from arl_core.records import Experiment, source_hash, utc_now
 from arl_core.second_look import reference
-from flows.confirm import Look, left_behind, measure_floor, paid_for, second_look, settled_by_size
+from flows.confirm import Look, measure_floor, paid_for, second_look, settled_by_size
 from flows.costs import Costs
 from flows.retention import retire
 from flows.session import Session, check_disk
 from flows.slots import Order
 from flows.surroundings import ROOT
+from flows.unsettled import Landed, Proposal
 from frozen_env.contract import Cause, ResearchError, RunResult, Status
 from tasks import forget_results
 from tasks.commit import commit
@@ -28,24 +29,6 @@ from tasks.propose import choosing, fitted_critic, parents_of, propose, propose_
 from tasks.reward import make_reward
 from tasks.track import track
 from tasks.update import checkpoint, update
-
-if TYPE_CHECKING:
-    from arl_core.policy.rollout import Rollout
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """One edit on its way. `parent` is whose program it edits; `incumbent` is the best at the time of the proposal, which the
-    reward is computed against."""
-
-    index: int
-    parent: Experiment
-    incumbent: Experiment
-    prompt: str
-    rollout: Rollout
-    edit: Patch
-    policy_step: int
-    costs: Costs
 
 
 @dataclass(frozen=True)
@@ -80,11 +63,21 @@ def run_seed(session: Session) -> Experiment:
 def run_iteration(session: Session, index: int) -> Experiment:
     """One edit: prompt, propose, patch, train, reward, update, commit, track."""
     (proposal,) = propose_edits(session, [index])
-    result = None
-    if proposal.edit.runs:
-        source = proposal.edit.source
-        result = paid_for(session, source_hash(source)) or _run(session, source, index, proposal.costs)
-    return conclude(session, proposal, result, look_at(session, proposal, result))
+    result = _run(session, proposal.edit.source, index, proposal.costs) if proposal.edit.runs else None
+    return settle_run(session, proposal, result)
+
+
+def settle_run(session: Session, proposal: Proposal, result: RunResult | None) -> Experiment:
+    """Judge a run, with its second look if it needs one, and conclude. It may be one that a killed campaign had ended.
+
+    Raises OutOfTime in the middle of a second look, which then goes on at the next start.
+    """
+    judged = judge_at_once(session, proposal, result)
+    if judged is None:
+        assert result is not None
+        session.keep(Landed(proposal, result))
+        judged = look_at(session, proposal, result)
+    return conclude(session, proposal, result, judged)
 
 
 def propose_edits(session: Session, indices: Sequence[int], under_way: Collection[str] = ()) -> list[Proposal]:
@@ -124,9 +117,8 @@ def propose_edits(session: Session, indices: Sequence[int], under_way: Collectio
         with share.timed("patch"):
             edit = patch(parent.source, rollout, config.edit, memory, campaign.id, problem)
         display.candidate(edit.summary or edit.reason)
-        if left := left_behind(session, index, source_hash(edit.source) if edit.source else ""):
-            display.say(left)
-        proposals.append(Proposal(index, parent, incumbent, rollout.prompt, rollout, edit, session.policy_step, share))
+        bar = reference(incumbent)
+        proposals.append(Proposal(index, parent.index, bar, rollout, edit, session.policy_step, share))
     return proposals
 
 
@@ -150,15 +142,11 @@ def judge_at_once(session: Session, proposal: Proposal, result: RunResult | None
     return Judged(Look(outcome), bar)
 
 
-def look_at(session: Session, proposal: Proposal, result: RunResult | None) -> Judged:
-    """Settle a run against the present incumbent; one that looks better is run again, in pairs, before it is believed.
-
-    `result` is None when the edit could not run.
-    """
-    present, edit = _present(session), proposal.edit
+def look_at(session: Session, proposal: Proposal, result: RunResult) -> Judged:
+    """Settle a run against the present incumbent; one that looks better is run again, in pairs, before it is believed."""
+    present, source = _present(session), proposal.edit.source
     bar, outcome = _first_look(session, proposal, result, present)
-    program = source_hash(edit.source) if edit.source else ""
-    look = second_look(session, proposal.index, edit.source, program, result, outcome, present, proposal.costs)
+    look = second_look(session, proposal.index, source, source_hash(source), result, outcome, present, proposal.costs)
     return Judged(look, bar)
 
 
@@ -178,12 +166,12 @@ def conclude(session: Session, proposal: Proposal, result: RunResult | None, jud
     The reward compares with the incumbent of the proposal; what is kept has beaten the present one.
     """
     campaign, config, costs, look = session.campaign, session.config, proposal.costs, judged.look
-    edit, rollout, incumbent = proposal.edit, proposal.rollout, proposal.incumbent
+    edit, rollout, bar = proposal.edit, proposal.rollout, proposal.incumbent_value
     if result is not None:
         costs.parts |= _run_costs(result)
     with costs.timed("reward"):
         rewarded = look.to_reward(judged.bar, campaign.direction)
-        terms = make_reward(rewarded, reference(incumbent), campaign.direction, config.reward)
+        terms = make_reward(rewarded, bar, campaign.direction, config.reward)
     if config.policy.learns:
         session.pending.append((rollout, terms["reward"]))
     metrics = _update(session, costs) if len(session.pending) >= config.policy.batch_edits else {}
@@ -196,20 +184,21 @@ def conclude(session: Session, proposal: Proposal, result: RunResult | None, jud
         look.outcome,
         result,
         costs,
-        parent_index=proposal.parent.index,
-        incumbent_value=reference(incumbent),
+        parent_index=proposal.parent_index,
+        incumbent_value=bar,
         source=edit.source,
         source_hash=source_hash(edit.source) if edit.source else "",
         diff=edit.diff,
         summary=edit.summary,
         repairs=edit.repairs,
-        prompt=proposal.prompt,
+        prompt=rollout.prompt,
         completion=rollout.completion,
         reward=terms["reward"],
         reward_terms=terms,
         policy_step=session.policy_step,
         **look.fields | {"extra": look.fields.get("extra", {}) | extra},
     )
+    session.landed.pop(proposal.index, None)
     _remember(session, experiment, costs)
     return experiment
 

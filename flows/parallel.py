@@ -4,7 +4,8 @@ A straggler holds nobody up: as soon as a slot is free, the next edit is propose
 looks better than the incumbent is run again, in pairs, on one slot while the others go on (on more when further ones wait);
 such second looks come one after the other, each against the incumbent of its time. The policy learns in batches of
 `policy.batch_edits`, in the order in which experiments are settled. They are committed in that order too, under the index that
-they were proposed with; a campaign that is killed resumes with the indices that are missing.
+they were proposed with; a campaign that is killed resumes with the second looks that it had not done, and with the indices that are
+missing.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from typing import Any
 
 from arl_core.records import Experiment, source_hash
 from arl_core.stop_conditions import StopConditions
-from flows.confirm import paid_for
-from flows.iteration import Judged, Proposal, conclude, judge_at_once, look_at, order, propose_edits
+from flows.confirm import OutOfTime
+from flows.iteration import Judged, conclude, judge_at_once, look_at, order, propose_edits
 from flows.session import Session
+from flows.unsettled import Landed, Proposal
 from frozen_env.contract import RunResult
 
 WAKE_S = 0.5  # how often the wait for results lets signals in
@@ -56,18 +58,19 @@ class _Flights:
     running: dict[Future[RunResult], Proposal] = field(default_factory=dict)
     waiting: deque[tuple[Proposal, RunResult]] = field(default_factory=deque)
     looking: tuple[Future[Judged], Proposal, RunResult] | None = None
+    late: bool = False  # no re-run would end in time: what waits for its second look waits for the next start
 
     @property
     def free(self) -> int:
         return self.session.slots.count - len(self.running) - bool(self.looking)
 
     def run(self) -> None:
+        for one in list(self.session.landed.values()):  # what an earlier start has run and not settled
+            self._landed(one.proposal, one.result)
         while True:
             self._look()
             self._fill()
             if not (self.running or self.looking):
-                if self.waiting:
-                    continue  # the last one came back from a killed campaign with its first run paid for
                 return
             self._tell()
             self.session.make_room()  # an update may have brought the policy back beside those that run
@@ -75,7 +78,7 @@ class _Flights:
 
     def _look(self) -> None:
         """Begin the next second look, before new edits take the slot."""
-        if self.waiting and self.looking is None and self.free > 0:
+        if self.waiting and self.looking is None and self.free > 0 and not self.late:
             proposal, result = self.waiting.popleft()
             self.session.make_room()
             context = contextvars.copy_context()  # Prefect's: its runs belong to the campaign's flow run
@@ -101,10 +104,6 @@ class _Flights:
         if not proposal.edit.runs:
             self._landed(proposal, None)
             return
-        paid = paid_for(self.session, source_hash(proposal.edit.source))
-        if paid is not None:
-            self._landed(proposal, paid)
-            return
         job = order(self.session, proposal.edit.source, proposal.index, proposal.costs)
         self.session.make_room()
         self._show(proposal, {"event": "begun", "summary": proposal.edit.summary})
@@ -124,7 +123,13 @@ class _Flights:
         if self.looking is not None and self.looking[0] in done:
             future, proposal, result = self.looking
             self.looking = None
-            settled(self.session, self.stop, conclude(self.session, proposal, result, future.result()))
+            try:
+                judged = future.result()
+            except OutOfTime:
+                self.late = True
+                self.waiting.appendleft((proposal, result))
+            else:
+                settled(self.session, self.stop, conclude(self.session, proposal, result, judged))
         for run in sorted(done & self.running.keys(), key=lambda one: self.running[one].index):
             proposal = self.running.pop(run)
             self._show(proposal, {"event": "ended"})
@@ -136,6 +141,7 @@ class _Flights:
         if judged is not None:
             settled(self.session, self.stop, conclude(self.session, proposal, result, judged))
         elif result is not None:
+            self.session.keep(Landed(proposal, result))
             self.waiting.append((proposal, result))
 
     def _not_under_way(self, proposal: Proposal) -> Proposal:

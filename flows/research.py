@@ -9,12 +9,12 @@ python -m flows.research --problem examples/digits --iterations 8
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -24,7 +24,7 @@ from prefect.exceptions import TerminationSignal
 from arl_core.config import parse_overrides, preset_names
 from arl_core.stop_conditions import StopConditions
 from flows.confirm import OutOfTime
-from flows.iteration import run_iteration, run_seed
+from flows.iteration import run_iteration, run_seed, settle_run
 from flows.mortal import make_servers_mortal
 from flows.parallel import run_parallel, settled
 from flows.patient import outlive_servers
@@ -71,34 +71,38 @@ def run(session: Session, stop: StopConditions) -> None:
         indices = session.indices()
     else:
         session.display.resumed(memory.experiments(campaign, whole=False), memory.incumbent(campaign))
-        if next(session.indices(), None) is None:
+        if next(session.indices(), None) is None and not session.landed:
             there = memory.next_index(campaign) - 1
             session.display.say(
                 f"nothing left to run: --iterations counts from the campaign's beginning, and {there} are there; "
                 f"--iterations {there + 8} goes on"
             )
+    session.out_of_time = stop.out_of_time
     if session.slots.count > 1:
-        # A second look goes on to its end there: the next start would propose another program under its index.
         run_parallel(session, indices, stop)
     else:
-        session.out_of_time = stop.out_of_time
-        run_in_turn(session, indices, stop)
+        with contextlib.suppress(OutOfTime):
+            run_in_turn(session, indices, stop)
+    if session.landed:
+        waiting = ", ".join(f"#{index}" for index in sorted(session.landed))
+        session.display.say(f"the second look at {waiting} goes on at the next start")
     if stop.reason():
         session.display.say(f"stopping: {stop.reason()}")
 
 
 def run_in_turn(session: Session, indices: Iterator[int], stop: StopConditions) -> None:
+    """Settle what an earlier start has run, then run one experiment after the other. Raises OutOfTime in a second look."""
+    for one in list(session.landed.values()):
+        session.display.begin(one.proposal.index, session.last_index)
+        session.display.candidate(one.proposal.edit.summary)
+        settled(session, stop, settle_run(session, one.proposal, one.result))
     while not stop.reason() and (index := next(indices, None)) is not None:
         stop.begin()
         session.display.begin(index, session.last_index)
-        try:
-            settled(session, stop, run_iteration(session, index))
-        except OutOfTime:
-            session.display.say(f"experiment {index} waits for the rest of its re-runs until the next start")
-            return
+        settled(session, stop, run_iteration(session, index))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _tracked(session: Session) -> Iterator[None]:
     """Open MLflow in the background, and bring it in line with the memory at the end, however that comes."""
     if not session.config.tracking:

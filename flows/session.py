@@ -1,7 +1,7 @@
 """What a campaign holds while it runs: lock, memory, slots, policy, display, tracking. Opens them, closes them, resumes.
 
-Resuming reads the memory alone: the last committed state names the policy checkpoint and carries the rollouts that wait
-for an update. An experiment that was in flight is simply run again.
+Resuming reads the memory alone: the last committed state names the policy checkpoint and carries what is not settled, the
+rollouts that wait for an update and the runs that wait for their second look. What was running is proposed anew.
 """
 
 from __future__ import annotations
@@ -9,15 +9,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import io
 import itertools
-import json
 import logging
 import os
 import secrets
 import shutil
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +32,8 @@ from flows.display import Display, open_display
 from flows.nodes import NodeSlots
 from flows.slots import LocalSlots, Slots, disk_full
 from flows.start import Start, flow_run_id
+from flows.under_way import UnderWay
+from flows.unsettled import Landed, pack, unpack
 from frozen_env import manifest
 from frozen_env.check import get_ready
 from frozen_env.contract import ResearchError, RunResult
@@ -81,7 +80,8 @@ class Session:
     folder: Path
     last_index: int = 0
     start: dict[str, Any] = field(default_factory=dict)  # which flow run this is, and its first experiment
-    pending: list[tuple[Rollout, float]] = field(default_factory=list)
+    pending: list[tuple[Rollout, float]] = field(default_factory=list)  # with their rewards, for the next update
+    landed: dict[int, Landed] = field(default_factory=dict)  # by index: first runs whose second look is not over
     checkpoints: list[Checkpoint] = field(default_factory=list)  # oldest first, as many as are kept
     after_commit: Costs | None = None
     artifacts: UiArtifacts | None = None
@@ -145,14 +145,26 @@ class Session:
         if self.config.policy.offload and self._policy is not None:
             self._policy.to_cpu()
 
-    def _restore(self) -> None:
-        """Bring policy and pending rollouts to the last committed state; a torn checkpoint falls back to the one before."""
-        assert self._policy is not None
+    def __post_init__(self) -> None:
+        """Take up what the last committed state says is waiting, for an update or for a second look."""
         state = self.memory.state(self.campaign.id)
         if state is None:
             return
-        self.pending = unpack_rollouts(state.blob)
+        self.pending, landed = unpack(state.blob)
+        self.landed = {one.proposal.index: one for one in landed}
         self.checkpoints = [Checkpoint(*one) for one in state.values.get("checkpoints", [])]
+
+    def keep(self, landed: Landed) -> None:
+        """Commit a first run whose second look is to come: from here on a kill loses none of it."""
+        if landed.proposal.index not in self.landed:
+            self.landed[landed.proposal.index] = landed
+            last = self.memory.next_index(self.campaign.id) - 1
+            self.memory.commit_state(self.campaign.id, dataclasses.replace(self.state(), index=last))
+
+    def _restore(self) -> None:
+        """Bring the policy to the last committed state; a torn checkpoint falls back to the one before."""
+        assert self._policy is not None
+        steps = self.policy_step
         while self.checkpoints:
             last = self.checkpoints[-1]
             try:
@@ -161,12 +173,12 @@ class Session:
             except CheckpointDamaged as error:  # one that does not fit the settings is whole: nothing may replace it
                 self.display.say(f"warning: {error}; falling back to the checkpoint before")
                 self.checkpoints.pop()
-        if state.values.get("policy_step", 0) > CHECKPOINTS_KEPT:
+        if steps > CHECKPOINTS_KEPT:
             raise PolicyError(
                 f"no checkpoint of campaign {self.campaign.id} can be read; restore {self.policy_folder} from a backup, or start a "
                 "new campaign (its experiments stay in the memory)"
             )
-        if state.values.get("policy_step", 0):
+        if steps:
             self.display.say("warning: the policy starts again from its warm start, as no checkpoint of it can be read")
 
     def show(self, index: int) -> None:
@@ -188,12 +200,14 @@ class Session:
         """The state to commit with the experiment in hand."""
         checkpoints = [dataclasses.astuple(one) for one in self.checkpoints]
         values = {"checkpoints": checkpoints, "policy_step": self.policy_step, "start": self.start}
-        return State(values=values, blob=pack_rollouts(self.pending))
+        return State(values=values, blob=pack(self.pending, self.landed.values()))
 
     def indices(self) -> Iterator[int]:
-        """The experiments of this start: those that a killed campaign left out, then the next ones to the last."""
+        """The experiments to propose in this start: those that a killed campaign left out, then the next ones to the last."""
         missing = self.memory.missing_indices(self.campaign.id)
-        return itertools.chain(missing, range(self.memory.next_index(self.campaign.id), self.last_index + 1))
+        following = range(self.memory.next_index(self.campaign.id), self.last_index + 1)
+        landed = set(self.landed)  # as it is now: they are settled first, and gone from there when the first is asked for
+        return (index for index in itertools.chain(missing, following) if index not in landed)
 
     def tidy(self, experiment: Experiment, keep_weights: bool) -> None:
         """Remove what an experiment's run left on disk, except its log and, if wanted, its weights."""
@@ -232,6 +246,7 @@ def open_session(start: Start) -> Iterator[Session]:
             display.say(SANDBOX_OFF)
         if not config.problem().has_curve:
             display.say(NO_CURVE)
+        local.under_way = UnderWay(folder / "under_way")
         slots: Slots = local
         if config.nodes.deployment:
             local.close()
@@ -343,28 +358,3 @@ def check_disk(folder: Path, environment: EnvironmentSpec | None = None) -> None
     """
     if full := disk_full(folder, environment):
         raise ConfigError(f"{full}; make room and resume, or set `memory` elsewhere")
-
-
-# --- rollouts that wait for an update, as bytes ----------------------------------------------------------------------
-
-
-def pack_rollouts(pending: Sequence[tuple[Rollout, float]]) -> bytes:
-    """A zip of one entry per rollout and one of the rewards; b'' when none waits."""
-    if not pending:
-        return b""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("rewards.json", json.dumps([reward for _, reward in pending]))
-        for i, (rollout, _) in enumerate(pending):
-            archive.writestr(f"{i:04d}", rollout.to_bytes())
-    return buffer.getvalue()
-
-
-def unpack_rollouts(blob: bytes) -> list[tuple[Rollout, float]]:
-    if not blob:
-        return []
-    from arl_core.policy.rollout import Rollout
-
-    with zipfile.ZipFile(io.BytesIO(blob)) as archive:
-        rewards = json.loads(archive.read("rewards.json"))
-        return [(Rollout.from_bytes(archive.read(f"{i:04d}")), reward) for i, reward in enumerate(rewards)]

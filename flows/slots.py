@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from arl_core.config import CampaignConfig
+from flows.under_way import UnderWay
 from frozen_env.contract import Cause, Ending, HostError, RunResult
 from frozen_env.fetch import data_dir
 from frozen_env.runtime import gpu_lock
@@ -101,6 +102,7 @@ class LocalSlots:
     def __init__(self, config: CampaignConfig, count: int, stderr_path: Path) -> None:
         self.count = count
         self.environment_digest = self.sandbox = ""
+        self.under_way = UnderWay()
         self._held: list[gpu_lock.HeldGpu] = []
         self._hosts: list[Host] = []
         self._free: queue.SimpleQueue[Host] = queue.SimpleQueue()
@@ -155,7 +157,19 @@ class LocalSlots:
     def _run_on(self, host: Host, order: Order, on_event: OnEvent) -> RunResult:
         if host.gpu is None and self._environment.device == "cuda":
             raise HostError(NO_GPU)
-        result = train(host, order.source, order.seed, order.place, order.rule, order.snapshot, on_event)
+        if refused := self.under_way.refuses(order):
+            return refused
+        self.under_way.begin(order)
+        try:
+            result = train(host, order.source, order.seed, order.place, order.rule, order.snapshot, on_event)
+        except HostError:  # the host died again and again: perhaps of this candidate
+            if self._closing:
+                self.under_way.end(order)
+            raise
+        except BaseException:
+            self.under_way.end(order)
+            raise
+        self.under_way.end(order)
         if self._closing and result.cause is Cause.ABORTED:
             raise campaign_ended(order)
         if result.ending is Ending.CRASHED:

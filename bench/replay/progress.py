@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from arl_core.records import State
-from flows.session import pack_rollouts, unpack_rollouts
+from flows.unsettled import pack, unpack
 
 if TYPE_CHECKING:
     from arl_core.policy.rollout import Rollout
@@ -34,11 +34,11 @@ class Progress:
             "checkpoint": self.checkpoint,
         }
         # Those that wait for an answer come last, with a reward that nobody reads.
-        return State(values=values, blob=pack_rollouts([*self.pending, *((one, 0.0) for one in self.waiting)]))
+        return State(values=values, blob=pack([*self.pending, *((one, 0.0) for one in self.waiting)]))
 
     @classmethod
     def from_state(cls, state: State) -> Progress:
         values = dict(state.values)
-        pairs = unpack_rollouts(state.blob)
+        pairs, _ = unpack(state.blob)
         answered = len(pairs) - values.pop("waiting")
         return cls(pending=pairs[:answered], waiting=[one for one, _ in pairs[answered:]], **values)

@@ -177,3 +177,18 @@ def test_a_lost_experiment_a_double_run_and_another_policy_are_noticed(place, mo
     (checkpoint / "state.json").write_text('{"statistics": {"version": 2}}')
     told = faults_compare.against(truth, place)[2]
     assert "policy differs in 2 parts, at most by 0.5: parameter/a, state.json" in told
+
+
+def test_a_campaign_side_by_side_is_judged_by_itself(place, monkeypatch):
+    assert faults_compare.by_itself(place, 3) == (0, 0, [])
+    assert faults_compare.by_itself(place, 4)[0] == 1
+    memory = Memory(place / "memory.duckdb")
+    Repeats(memory).add(Repeat("c", 4, Role.FIRST, "nobody's program", 0, 0.5))
+    memory.close()
+    runs = [("experiment 1", "FINISHED"), ("experiment 1", "RUNNING")]
+    monkeypatch.setattr(faults_compare, "_mlflow", lambda *_: runs)
+    assert faults_compare.by_itself(place, 3) == (
+        0,
+        1,
+        ["the run of experiment 4 had ended and was never settled", "MLflow's run of experiment 1 is RUNNING"],
+    )

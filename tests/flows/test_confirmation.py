@@ -16,6 +16,7 @@ from arl_core.config import StopSettings, load_config
 from arl_core.errors import ConfigError
 from arl_core.memory import Memory
 from arl_core.outcome import settle
+from arl_core.policy.rollout import Rollout
 from arl_core.records import Campaign, Experiment, State
 from arl_core.repeats import Repeats, Role
 from arl_core.second_look import reference
@@ -25,6 +26,7 @@ from flows.costs import Costs
 from flows.display import PlainDisplay
 from flows.session import Session
 from flows.slots import Order
+from flows.unsettled import Proposal
 from frozen_env.contract import Ending, ResearchError, RunResult, Score, Status
 from tasks.patch import Patch
 from tasks.reward import make_reward
@@ -227,16 +229,38 @@ def test_when_time_is_over_a_second_look_waits_for_the_next_start_and_repeats_no
     assert host.runs[3:] == [("good", 3), ("good", 4), ("base", 4)]
 
 
-def test_a_start_whose_time_ends_in_a_second_look_ends_there_and_says_so(open_session, monkeypatch):
-    session, _host, said = open_session({"base": 2.0})
+def test_a_start_whose_time_ends_in_a_second_look_ends_there_says_so_and_the_next_one_goes_on_with_the_same_run(
+    open_session, monkeypatch
+):
+    """Whatever the policy would propose by then: the run is in the memory with its proposal."""
+    values = {"base": 2.0, "good": 1.5}
+    session, host, said = open_session(values)
+    session.slots.environment_digest = "digest"
+    seed_experiment(session)
+    proposal = Proposal(
+        1, 0, 2.0, Rollout.foreign("prompt", "completion", 0), Patch("good", "diff", "better"), 0, Costs(None)
+    )
 
-    def cut_off(*_: Any) -> None:
-        raise module.OutOfTime("it is 07:00")
+    def first_run_then_out_of_time(session: Session, _index: int) -> Experiment:
+        result = session.slots.run(first_run("good"), print)
+        session.out_of_time = lambda: "it is 07:00"
+        return iteration.settle_run(session, proposal, result)
 
-    monkeypatch.setattr(research, "run_iteration", cut_off)
-    research.run_in_turn(session, iter([5, 6]), StopConditions(StopSettings()))
-    assert said[-1] == "experiment 5 waits for the rest of its re-runs until the next start"
-    assert not any("6 of" in line for line in said)
+    monkeypatch.setattr(research, "run_iteration", first_run_then_out_of_time)
+    research.run(session, StopConditions(StopSettings()))
+    assert said[-1] == "the second look at #1 goes on at the next start"
+    assert session.memory.next_index("c") == 1
+
+    monkeypatch.setattr(research, "run_iteration", lambda *_: pytest.fail("nothing is left to propose"))
+    session, again, _ = open_session(values)
+    session.last_index = 1
+    research.run(session, StopConditions(StopSettings()))
+    assert host.runs[4:] + again.runs == [("good", 0), ("good", 1), ("good", 2), ("good", 3)]
+    settled = session.memory.experiment("c", 1)
+    assert settled is not None
+    assert (settled.status, settled.summary, settled.confirmations) == (Status.KEPT, "better", 3)
+    assert session.landed == {}
+    assert open_session(values)[0].landed == {}
 
 
 class PolicyOnTheGpu:
@@ -301,18 +325,6 @@ def test_a_run_on_another_kind_of_device_ends_the_campaign_before_it_is_believed
         look(session, "good")
     assert first is not None
     assert [row.role for row in Repeats(session.memory).of("c") if row.index == 1] == [Role.FIRST]
-
-
-def test_runs_of_an_interrupted_second_look_that_its_experiment_no_longer_wants_are_told(open_session):
-    session, host, _ = open_session({"base": 2.0, "good": 1.9})
-    seed_experiment(session)
-    host.die_at = 6
-    with pytest.raises(Killed):
-        look(session, "good")
-    assert module.left_behind(session, 1, "good") == ""
-    assert module.left_behind(session, 2, "other") == ""
-    assert "experiment 1 was another program" in (told := module.left_behind(session, 1, "other"))
-    assert "2 of its runs are lost" in told
 
 
 def test_a_gain_within_the_noise_costs_no_rerun(open_session):

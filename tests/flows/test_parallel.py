@@ -14,8 +14,9 @@ from arl_core.config import StopSettings
 from arl_core.records import Experiment, source_hash
 from arl_core.stop_conditions import StopConditions
 from flows import parallel
+from flows.confirm import OutOfTime
 from flows.costs import Costs
-from flows.iteration import Proposal
+from flows.unsettled import Landed, Proposal
 from frozen_env.contract import HostError, Status
 from tasks.patch import Patch
 
@@ -47,10 +48,11 @@ class World:
             campaign=SimpleNamespace(id="c"),
             last_index=99,
             show=lambda _index: None,
+            landed={},
+            keep=self.keep,
         )
         monkeypatch.setattr(parallel, "propose_edits", self.propose)
         monkeypatch.setattr(parallel, "conclude", self.conclude)
-        monkeypatch.setattr(parallel, "paid_for", lambda *_: None)
         monkeypatch.setattr(
             parallel, "judge_at_once", lambda _session, _proposal, result: None if result == "better" else "judged"
         )
@@ -66,8 +68,10 @@ class World:
     def proposal(self, index):
         word = self.edits.get(index, f"x = {index}")
         edit = Patch(reason="not an edit", code="bad") if word == "invalid" else Patch(source=word)
-        first, rollout = Experiment("c", 0, "kept"), SimpleNamespace(runs_again=False)
-        return Proposal(index, first, first, "", rollout, edit, 0, Costs(None))
+        return Proposal(index, 0, 1.0, SimpleNamespace(runs_again=False), edit, 0, Costs(None))
+
+    def keep(self, landed):
+        self.session.landed[landed.proposal.index] = landed
 
     def make_room(self):
         self.policy_at = "cpu"
@@ -99,6 +103,7 @@ class World:
             if result
             else (Status.DUPLICATE if proposal.edit.duplicate_of is not None else Status.REJECTED)
         )
+        self.session.landed.pop(proposal.index, None)
         self.committed.append((proposal.index, status.value))
         self.answer()
         return Experiment("c", proposal.index, status)
@@ -148,13 +153,43 @@ def test_what_is_under_way_is_waited_for_when_the_limit_is_reached(monkeypatch):
     assert sorted(index for index, _ in world.committed) == [1, 2, 3]
 
 
-def test_a_last_candidate_whose_first_run_is_paid_for_gets_its_second_look(monkeypatch):
-    world = World(monkeypatch, 2, {}, answers=[])
-    monkeypatch.setattr(parallel, "paid_for", lambda *_: "better")  # a campaign killed in this very second look
+def test_runs_that_a_killed_campaign_had_ended_get_their_second_looks_before_anything_is_proposed(monkeypatch):
+    world = World(monkeypatch, 2, {}, answers=[8])
+    for index in (5, 7):
+        world.keep(Landed(world.proposal(index), "better"))
     world.look_may_end.set()
-    world.run([7])
-    assert world.looked_at == [7]
-    assert world.committed == [(7, "discarded")]
+    world.run([8])
+    assert world.looked_at == [5, 7]
+    assert sorted(world.committed) == [(index, "discarded") for index in (5, 7, 8)]
+    assert world.batches == [[8]]
+    assert world.session.landed == {}
+
+
+def test_what_waits_for_its_second_look_is_committed_before_it_begins(monkeypatch):
+    world = World(monkeypatch, 2, {}, answers=[1, 2])
+    world.better, kept = {1, 2}, []
+    world.session.keep = lambda landed: (kept.append(landed.proposal.index), world.keep(landed))
+
+    def look(_session, proposal, _result):
+        assert proposal.index in kept
+        return "judged"
+
+    monkeypatch.setattr(parallel, "look_at", look)
+    world.run([1, 2])
+    assert kept == [1, 2]
+
+
+def test_a_second_look_that_would_not_end_in_time_waits_for_the_next_start_with_those_behind_it(monkeypatch):
+    world = World(monkeypatch, 2, {}, answers=[1, 2])
+    world.better = {1, 2}
+
+    def look(_session, _proposal, _result):
+        raise OutOfTime("no further run would end within 8 hours")
+
+    monkeypatch.setattr(parallel, "look_at", look)
+    world.run([1, 2])
+    assert world.committed == []
+    assert sorted(world.session.landed) == [1, 2]
 
 
 def test_second_looks_come_one_at_a_time_and_the_other_slots_go_on(monkeypatch):

@@ -9,22 +9,50 @@ from prefect.settings import get_current_settings
 from rich.console import Console
 
 from arl_core.config import load_config
+from arl_core.policy.rollout import EditBlock, Rollout
 from arl_core.records import Experiment
 from bench.overhead import overhead
 from flows.costs import Costs
 from flows.display import LiveDisplay, PlainDisplay, experiments_table, figure
 from flows.gauge import clock, gauge, sparkline
-from flows.session import pack_rollouts, unpack_rollouts
-from frozen_env.contract import Status, Verdict
+from flows.unsettled import Landed, Proposal, pack, unpack
+from frozen_env.contract import Ending, Report, RunResult, Score, Status, Verdict
+from tasks.patch import Patch
 
 
 def experiment(index: int = 1, status: Status = Status.KEPT, **fields) -> Experiment:
     return Experiment("c", index, status, metric="val_bpb", **fields)
 
 
-def test_no_waiting_rollouts_pack_to_nothing():
-    assert pack_rollouts([]) == b""
-    assert unpack_rollouts(b"") == []
+def test_nothing_unsettled_packs_to_nothing():
+    assert pack([]) == b""
+    assert unpack(b"") == ([], [])
+
+
+def test_what_waits_for_an_update_or_a_second_look_comes_back_as_it_was():
+    rollout = Rollout.foreign("prompt", "completion", 7, (EditBlock("a\n", "b\n"),))
+    edit = Patch("b\n", "diff", "a to b", ("stripped a fence",))
+    costs = Costs(None)
+    costs.parts = {"propose": 2.5, "run": 300.0}
+    report = Report(step=1, elapsed_s=0.5, fraction=0.1, loss=6.9)
+    score = Score("val_bpb", 1.25, "lower", 1, 3, 0.1, 0.1, 0.0)
+    result = RunResult(Ending.FINISHED, score=score, reports=(report,), extra={"performance": {"device": "GPU"}})
+    landed = Landed(Proposal(9, 4, 1.5, rollout, edit, 3, costs), result)
+    ((waiting, reward),), (again,) = unpack(pack([(rollout, -0.5)], [landed]))
+    assert (waiting.completion, waiting.seed, reward) == ("completion", 7, -0.5)
+    assert again.result == result
+    told = again.proposal
+    assert (told.index, told.parent_index, told.incumbent_value, told.policy_step) == (9, 4, 1.5, 3)
+    assert told.edit == edit
+    assert told.rollout.blocks == rollout.blocks
+    assert told.costs.parts == costs.parts
+
+
+def test_the_hours_between_an_interruption_and_the_next_start_are_nobodys_costs():
+    costs = Costs.resumed({"run": 300.0, "iteration": 310.0})
+    told = costs.finished()
+    assert told["run"] == 300.0
+    assert 310.0 <= told["iteration"] < 330.0
 
 
 def test_costs_add_up_and_tell_what_came_after_the_last_commit():

@@ -98,11 +98,11 @@ def test_by_turns_the_incumbents_program_and_the_critics_favourite_are_edited(se
 
     monkeypatch.setattr(Sampler, "propose_many", propose_many)
     even, odd = iteration.propose_edits(session, [2, 3])
-    assert (even.parent.index, odd.parent.index) == (0, 1)
-    assert (even.incumbent.index, odd.incumbent.index) == (0, 0)
+    assert (even.parent_index, odd.parent_index) == (0, 1)
+    assert (even.incumbent_value, odd.incumbent_value) == (1.0, 1.0)
     assert "WIDTH = 64" in even.edit.source
     assert "WIDTH = 96" in odd.edit.source
-    assert [even.prompt, odd.prompt] == ["prompt of #0", "prompt of #1"]
+    assert [even.rollout.prompt, odd.rollout.prompt] == ["prompt of #0", "prompt of #1"]
 
 
 @pytest.mark.parametrize("proposer", ["random", "none"])

@@ -14,14 +14,18 @@ from arl_core.config import load_config
 from arl_core.errors import ConfigError, PolicyError
 from arl_core.memory import Memory
 from arl_core.policy.policy import Policy
+from arl_core.policy.rollout import Rollout
 from arl_core.records import Campaign, Experiment, State
 from flows import retention
 from flows import session as module
 from flows.costs import Costs
 from flows.iteration import order
 from flows.session import Session
+from flows.unsettled import Landed, Proposal
+from frozen_env.contract import Ending, RunResult, Score
 from frozen_env.fetch import data_dir
 from tasks import ONCE, forget_results
+from tasks.patch import Patch
 
 
 class Said(list):
@@ -115,7 +119,7 @@ def test_with_no_checkpoint_left_an_old_policy_is_not_thrown_away_silently(train
     values = {"policy_step": 9, "checkpoints": [["step_000009", "d", 9]]}
     one.memory.commit_iteration(Experiment("c", 1, "kept", value=1.0, source="x"), State(values))
     with pytest.raises(PolicyError, match=r"restore .* from a backup"):
-        one.policy()
+        session(tmp_path / "copy").policy()
 
 
 def test_no_candidate_starts_on_a_full_disk(tmp_path, monkeypatch):
@@ -132,6 +136,25 @@ def test_experiments_that_a_killed_campaign_left_out_come_first(tmp_path):
     for index in (0, 1, 4):
         one.memory.commit_iteration(Experiment("c", index, "discarded", value=1.0, source="x"), State())
     assert list(one.indices()) == [2, 3, 5, 6]
+
+
+def test_a_run_that_waits_for_its_second_look_survives_a_kill_and_is_not_proposed_again(tmp_path):
+    one = session(tmp_path)
+    one.last_index = 6
+    one.memory.commit_iteration(Experiment("c", 0, "kept", value=1.0, source="x"), State())
+    rollout = Rollout.foreign("prompt", "completion", 7)
+    one.pending = [(rollout, 0.25)]
+    result = RunResult(Ending.FINISHED, score=Score("val_bpb", 0.9, "lower", 1, 3, 0.1, 0.1, 0.0))
+    for index in (2, 3):
+        one.keep(Landed(Proposal(index, 0, 1.0, rollout, Patch(f"y = {index}"), 0, Costs(None)), result))
+    again = session(tmp_path)
+    again.last_index = 6
+    assert {index: landed.result for index, landed in again.landed.items()} == {2: result, 3: result}
+    assert [reward for _, reward in again.pending] == [0.25]
+    assert list(again.indices()) == [1, 4, 5, 6]
+    state = again.memory.state("c")
+    assert state is not None
+    assert state.index == 0, "the last experiment that was committed"
 
 
 def test_old_folders_go_and_the_best_stay(tmp_path):

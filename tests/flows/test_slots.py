@@ -17,6 +17,7 @@ from flows import experiment as node
 from flows import slots as module
 from flows.session import check_disk
 from flows.slots import LocalSlots, Order
+from flows.under_way import KEPT, UnderWay
 from frozen_env.contract import Cause, Ending, HostError, RunResult
 from frozen_env.runtime import gpu_lock
 from frozen_env.spec import EnvironmentSpec
@@ -191,6 +192,82 @@ def test_room_is_wanted_for_all_that_a_candidate_may_write(monkeypatch, scratch_
     assert (module.disk_full(Path("not/there/yet"), environment) == "") is fits
     with contextlib.nullcontext() if fits else pytest.raises(ConfigError, match=r"MiB free .*make room and resume"):
         check_disk(Path("not/there/yet"), environment)
+
+
+# --- what takes the campaign down -------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL of the campaign: nothing is tidied."""
+
+
+def dying(*_: object) -> RunResult:
+    raise Killed
+
+
+def campaign_of(folder: Path, monkeypatch: pytest.MonkeyPatch, train: Callable[..., RunResult]) -> LocalSlots:
+    monkeypatch.setattr(module, "train", train)
+    slots = opened(1, device="cpu")
+    slots.under_way = UnderWay(folder)
+    return slots
+
+
+def killed_under(folder: Path, what: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A campaign that dies while `what` runs: its file stays, as nothing after a SIGKILL would remove it."""
+    slots = campaign_of(folder, monkeypatch, dying)
+    with monkeypatch.context() as dead:
+        dead.setattr(UnderWay, "end", lambda *_: None)
+        with pytest.raises(Killed):
+            slots.run(what, print)
+
+
+def test_a_run_under_which_the_campaign_died_twice_is_not_begun_a_third_time(monkeypatch, tmp_path):
+    for _ in range(2):
+        killed_under(tmp_path / "under_way", order("takes the machine down"), monkeypatch)
+    slots = campaign_of(tmp_path / "under_way", monkeypatch, lambda *_: pytest.fail("it began again"))
+    result = slots.run(order("takes the machine down"), print)
+    assert result.ending is Ending.CRASHED
+    assert result.reason == "the campaign died 2 times while it ran; it is not begun again"
+    assert list((tmp_path / "under_way").iterdir()) == []
+
+
+def test_a_run_that_was_cut_off_once_runs_to_its_end_and_its_past_is_forgotten(monkeypatch, tmp_path):
+    killed_under(tmp_path / "under_way", order("fine"), monkeypatch)
+    slots = campaign_of(tmp_path / "under_way", monkeypatch, lambda *_: RunResult(Ending.FINISHED))
+    assert slots.run(order("fine"), print).ending is Ending.FINISHED
+    assert list((tmp_path / "under_way").iterdir()) == []
+
+
+def test_another_seed_of_a_program_is_another_run(monkeypatch, tmp_path):
+    for _ in range(2):
+        killed_under(tmp_path / "under_way", order("x"), monkeypatch)
+    slots = campaign_of(tmp_path / "under_way", monkeypatch, lambda *_: RunResult(Ending.FINISHED))
+    assert slots.run(Order(1, "x", 1, Path("unused"), "none", {}), print).ending is Ending.FINISHED
+
+
+def test_a_tidy_interruption_is_no_death_and_a_host_that_keeps_dying_is_one(monkeypatch, tmp_path):
+    def interrupted(*_: object) -> RunResult:
+        raise KeyboardInterrupt
+
+    def gone(*_: object) -> RunResult:
+        raise HostError("the host process ended")
+
+    slots = campaign_of(tmp_path / "under_way", monkeypatch, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        slots.run(order(), print)
+    assert list((tmp_path / "under_way").iterdir()) == []
+    slots = campaign_of(tmp_path / "under_way", monkeypatch, gone)
+    with pytest.raises(HostError):
+        slots.run(order(), print)
+    assert len(list((tmp_path / "under_way").iterdir())) == 1
+
+
+def test_files_of_runs_that_nobody_asks_for_again_do_not_pile_up(tmp_path):
+    under_way = UnderWay(tmp_path)
+    for index in range(KEPT + 6):
+        under_way.begin(order(f"x = {index}"))
+    UnderWay(tmp_path)
+    assert len(list(tmp_path.iterdir())) == KEPT
 
 
 # --- the same on a node -----------------------------------------------------------------------------------------------

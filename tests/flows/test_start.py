@@ -213,6 +213,7 @@ def test_a_resumed_campaign_shows_where_it_stands_and_with_nothing_left_says_so(
         display=SimpleNamespace(say=told.append, resumed=lambda *said: shown.append(said)),
         slots=SimpleNamespace(count=1),
         indices=lambda: iter([]),
+        landed={},
         last_index=10,
     )
     research.run(session, StopConditions(StopSettings()))  # type: ignore[arg-type]

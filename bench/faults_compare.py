@@ -108,7 +108,7 @@ def by_itself(place: Path, count: int) -> tuple[int, int, list[str]]:
         for program, index in ended.items()
         if program not in settled
     ]
-    differences += [f"MLflow's run of {name} is {status}" for name, status in runs if status != "FINISHED"]
+    differences += [f"MLflow's run of {name} still runs" for name, status in runs if status == "RUNNING"]
     return lost, twice, differences
 
 

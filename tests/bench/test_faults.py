@@ -190,5 +190,5 @@ def test_a_campaign_side_by_side_is_judged_by_itself(place, monkeypatch):
     assert faults_compare.by_itself(place, 3) == (
         0,
         1,
-        ["the run of experiment 4 had ended and was never settled", "MLflow's run of experiment 1 is RUNNING"],
+        ["the run of experiment 4 had ended and was never settled", "MLflow's run of experiment 1 still runs"],
     )

@@ -178,15 +178,15 @@ class CampaignConfig(Settings):
     target: dict[str, Constant] = Field(
         default_factory=dict, description="constants written into the campaign's own train.py"
     )
-    policy: PolicySettings = Field(default_factory=PolicySettings)  # type: ignore[arg-type]
-    prompt: PromptSettings = Field(default_factory=PromptSettings)  # type: ignore[arg-type]
-    edit: EditSettings = Field(default_factory=EditSettings)  # type: ignore[arg-type]
-    reward: RewardSettings = Field(default_factory=RewardSettings)  # type: ignore[arg-type]
-    stopping: StoppingSettings = Field(default_factory=StoppingSettings)  # type: ignore[arg-type]
-    stop: StopSettings = Field(default_factory=StopSettings)  # type: ignore[arg-type]
-    retention: RetentionSettings = Field(default_factory=RetentionSettings)  # type: ignore[arg-type]
-    nodes: NodeSettings = Field(default_factory=NodeSettings)  # type: ignore[arg-type]
-    confirm: ConfirmSettings = Field(default_factory=ConfirmSettings)  # type: ignore[arg-type]
+    policy: PolicySettings = Field(default_factory=PolicySettings)
+    prompt: PromptSettings = Field(default_factory=PromptSettings)
+    edit: EditSettings = Field(default_factory=EditSettings)
+    reward: RewardSettings = Field(default_factory=RewardSettings)
+    stopping: StoppingSettings = Field(default_factory=StoppingSettings)
+    stop: StopSettings = Field(default_factory=StopSettings)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
+    nodes: NodeSettings = Field(default_factory=NodeSettings)
+    confirm: ConfirmSettings = Field(default_factory=ConfirmSettings)
 
     def problem(self) -> Description:
         """Return the description of the problem's folder. Raises ProblemError when it does not keep the contract."""

@@ -34,7 +34,7 @@ def make_servers_mortal() -> None:
                 named.setdefault("cwd", os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
             return subprocess.Popen(args, **named)
 
-    server.subprocess = Mortal()  # type: ignore[assignment]
+    server.subprocess = Mortal()  # type: ignore[assignment, attr-defined]
 
 
 def _leave_with(parent: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import logging
 import math
 import threading
@@ -33,7 +34,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Scheduled
 
@@ -162,7 +163,9 @@ class NodeSlots:
             "rule": order.rule,
             "snapshot": wire.pack(order.snapshot),
         }
-        state = Scheduled(scheduled_time=datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=pause_s))
+        state: State[Any] = Scheduled(
+            scheduled_time=datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=pause_s)
+        )
         run = self._ask(
             lambda client: client.create_flow_run_from_deployment(
                 self._deployment_id,
@@ -232,7 +235,7 @@ class NodeSlots:
                 if not job.began:  # it may have waited long for a worker: its heart counts from now on
                     job.began, job.beat_s = True, time.monotonic()
                 if time.monotonic() - job.beat_s > self._silence_s:
-                    self._ask(lambda client, run=run: _cancel(client, run, at_once=True))
+                    self._ask(functools.partial(_cancel, run=run, at_once=True))
                     self._lost(job, f"its node was silent for {self._silence_s:g} s")
             else:
                 self._waiting(job, run)
@@ -384,5 +387,5 @@ def _forget(client: SyncPrefectClient, ids: list[UUID]) -> None:
 
 
 def _cancel(client: SyncPrefectClient, run: FlowRun, at_once: bool = False) -> None:
-    state = Cancelling() if run.state and run.state.is_running() and not at_once else Cancelled()
+    state: State[Any] = Cancelling() if run.state and run.state.is_running() and not at_once else Cancelled()
     client.set_flow_run_state(run.id, state, force=True)

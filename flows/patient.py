@@ -27,4 +27,4 @@ def outlive_servers() -> None:
     ) -> AbstractContextManager[None]:
         return maintain(lease_id, lease_duration, raise_on_lease_renewal_failure=False, **named)
 
-    flow_engine.maintain_concurrency_lease = patient  # type: ignore[assignment]
+    flow_engine.maintain_concurrency_lease = patient  # type: ignore[assignment, attr-defined]

@@ -206,7 +206,7 @@ class Session:
         """The experiments to propose in this start: those that a killed campaign left out, then the next ones to the last."""
         missing = self.memory.missing_indices(self.campaign.id)
         following = range(self.memory.next_index(self.campaign.id), self.last_index + 1)
-        landed = set(self.landed)  # as it is now: they are settled first, and gone from there when the first is asked for
+        landed = set(self.landed)  # as it is now: they are settled, and gone from there, before the first is asked for
         return (index for index in itertools.chain(missing, following) if index not in landed)
 
     def tidy(self, experiment: Experiment, keep_weights: bool) -> None:

@@ -3,10 +3,18 @@
 No task caches or persists its result: what a campaign resumes from is its memory, and nothing else.
 """
 
-from prefect.cache_policies import NO_CACHE
+from typing import TypedDict
+
+from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.context import FlowRunContext
 
-ONCE: dict[str, object] = {"cache_policy": NO_CACHE, "persist_result": False}
+
+class Once(TypedDict):
+    cache_policy: CachePolicy
+    persist_result: bool
+
+
+ONCE: Once = {"cache_policy": NO_CACHE, "persist_result": False}
 """Options of a task that a retry cannot help: a crashed candidate is a result."""
 
 

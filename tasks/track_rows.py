@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from arl_core.edit import levers_seen_from
 from arl_core.records import Experiment, one_line
@@ -139,7 +139,7 @@ def thin(reports: Sequence[Report], most: int = CURVE_POINTS) -> list[Report]:
     return [reports[round(i * (len(reports) - 1) / (most - 1))] for i in range(most)]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -12,20 +12,20 @@ from prefect import task
 from tasks import ONCE
 
 if TYPE_CHECKING:
-    from arl_core.policy.policy import Policy
+    from arl_core.policy.proposers import Proposer
     from arl_core.policy.rollout import Rollout
 
 CHECKPOINTS_KEPT = 3  # every state names them all, so a torn one can fall back to the one before
 
 
 @task(name="update", **ONCE)
-def update(policy: Policy, rollouts: Sequence[Rollout], rewards: Sequence[float]) -> dict[str, float]:
+def update(policy: Proposer, rollouts: Sequence[Rollout], rewards: Sequence[float]) -> dict[str, float]:
     """Run PPO on the batch and return its metrics (docs/metrics.md)."""
     return policy.update(list(rollouts), list(rewards))
 
 
 @task(name="checkpoint", **ONCE)
-def checkpoint(policy: Policy, folder: Path, step: int) -> tuple[str, str]:
+def checkpoint(policy: Proposer, folder: Path, step: int) -> tuple[str, str]:
     """Write the policy atomically to folder/step_NNNNNN; return its name and digest. Old ones are removed."""
     name = f"step_{step:06d}"
     shutil.rmtree(folder / name, ignore_errors=True)  # left by a campaign killed between checkpoint and commit

@@ -24,7 +24,7 @@ _AFTER = 0.02  # …after this share of the budget…
 _EXPLODED = 1.5  # or by this factor at any time
 
 
-def make_judge(snapshot: Snapshot, rule: Rule = "ours") -> Judge:
+def make_judge(snapshot: Snapshot, rule: str = "ours") -> Judge:
     """Prepare a judge for one run: all fitting on completed runs happens here, a check only evaluates.
 
     Raises ValueError for an unknown rule. Every rule stops a run that is not finite or diverges.

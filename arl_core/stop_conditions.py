@@ -43,12 +43,15 @@ class StopConditions:
         self._gpu_s += sum(experiment.costs.get(part, 0.0) for part in ("startup", "training", "scoring", "confirm"))
         self._since_best = 0 if experiment.status is Status.KEPT else self._since_best + 1
 
-    def out_of_time(self) -> str:
-        """Why no further run should begin, be it an experiment's first or one of its re-runs: time alone counts here."""
-        limits = self.settings
-        if limits.hours is not None and self._clock() - self._began_s + self._experiment_s > 3600 * limits.hours:
+    def out_of_time(self, rounds: int = 1) -> str:
+        """Why no further run should begin, be it an experiment's first or one of its re-runs: time alone counts here.
+
+        `rounds` is how many runs, one after the other, are to end in time.
+        """
+        limits, needed_s = self.settings, rounds * self._experiment_s
+        if limits.hours is not None and self._clock() - self._began_s + needed_s > 3600 * limits.hours:
             return f"no further run would end within {limits.hours:g} hours (stop.hours)"
-        if self.deadline is not None and self._wall() + timedelta(seconds=self._experiment_s) > self.deadline:
+        if self.deadline is not None and self._wall() + timedelta(seconds=needed_s) > self.deadline:
             return f"no further run would end before {self.deadline:%Y-%m-%d %H:%M} (stop.until)"
         return ""
 

@@ -128,7 +128,7 @@ one.deploy(name={name!r}, work_pool_name={POOL!r}, print_next_steps=False)
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / log).open("ab") as out:
             return subprocess.Popen(
-                [sys.executable, "-m", "prefect", *words],
+                [sys.executable, "-m", "flows.mortal", "prefect", *words],  # a bench that is killed leaves none behind
                 env=self.environment | (environment or {}),
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,

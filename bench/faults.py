@@ -128,6 +128,7 @@ class Faults:
     def until_finished(self, place: Path, plan: list[tuple[str, str, int]]) -> None:
         """Run one campaign to its end, killing as planned; each kill that was delivered leaves the plan."""
         committed: set[int] = set()
+        waited: dict[int, str] = {}
         waiting = 0
         for _ in range(4 * EXPERIMENTS + 20):
             blow = plan[0] if plan else None
@@ -142,6 +143,7 @@ class Faults:
                 self.figures["kills"] += 1
             self.count_orphans()
             now = self.compare.committed(place)
+            waited |= self.compare.waiting(place)
             self.figures["lost"] += len(committed - now)
             if now - committed or code == 0:
                 self.figures["resumed"] += waiting
@@ -156,7 +158,7 @@ class Faults:
             truth = self.truth(self.compare.killed_candidates(place))
             lost, duplicated, differences = self.compare.against(truth, place)
         else:
-            lost, duplicated, differences = self.compare.by_itself(place, EXPERIMENTS)
+            lost, duplicated, differences = self.compare.by_itself(place, EXPERIMENTS, waited)
         self.figures["lost"] += lost
         self.figures["duplicated"] += duplicated
         self.figures["inconsistent"] += bool(differences)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from arl_core.memory import Memory
 from arl_core.policy import checkpoint
+from arl_core.records import source_hash
 from arl_core.repeats import Repeats, Role
 from flows.unsettled import unpack
 
@@ -90,24 +91,42 @@ def against(truth: dict[str, Any], place: Path) -> tuple[int, int, list[str]]:
     return lost, twice, differences
 
 
-def by_itself(place: Path, count: int) -> tuple[int, int, list[str]]:
-    """The same of a campaign of `count` experiments that has no equal: what must hold whatever came side by side."""
+def waiting(place: Path) -> dict[int, str]:
+    """Programs by index of the runs that wait for their second look in the memory now."""
+    path = place / "memory.duckdb"
+    if not path.exists():
+        return {}
+    memory = Memory(path)
+    try:
+        state = memory.state("latest") if memory.campaigns() else None
+        landed = unpack(state.blob)[1] if state else []
+        return {one.proposal.index: source_hash(one.proposal.edit.source) for one in landed}
+    finally:
+        memory.close()
+
+
+def by_itself(place: Path, count: int, waited: dict[int, str]) -> tuple[int, int, list[str]]:
+    """The same of a campaign of `count` experiments that has no equal: what must hold whatever came side by side.
+
+    `waited` are the runs that were found waiting for their second look after a kill, by index.
+    """
     memory = Memory(place / "memory.duckdb")
     campaigns = memory.campaigns()
     campaign = campaigns[-1]
-    experiments = memory.experiments(campaign.id)
-    ended = {one.source_hash: one.index for one in Repeats(memory).of(campaign.id) if one.role is Role.FIRST}
+    programs = {one.index: one.source_hash for one in memory.experiments(campaign.id)}
+    looked_at = {one.index: one.source_hash for one in Repeats(memory).of(campaign.id) if one.role is Role.FIRST}
     memory.close()
     runs = _mlflow(place, campaign.id)
-    lost = len(set(range(count)) - {one.index for one in experiments})
+    lost = len(set(range(count)) - set(programs))
     twice = sum(number - 1 for number in Counter(name for name, _ in runs).values())
-    settled = {one.source_hash for one in experiments}
     differences = [] if len(campaigns) == 1 else [f"{len(campaigns)} campaigns instead of one"]
     differences += [
-        f"the run of experiment {index} had ended and was never settled"
-        for program, index in ended.items()
-        if program not in settled
+        f"the run of experiment {index} had ended, and another program stands there"
+        for index, program in sorted((looked_at | waited).items())
+        if programs.get(index) != program
     ]
+    differences += [f"experiment {index} still waits for its second look" for index in waiting(place)]
+    differences += [f"MLflow lacks experiment {index}" for index in programs if f"experiment {index}" not in dict(runs)]
     differences += [f"MLflow's run of {name} still runs" for name, status in runs if status == "RUNNING"]
     return lost, twice, differences
 

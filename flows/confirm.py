@@ -8,6 +8,7 @@ program and seed, the test's level on its first row, and the first run is in the
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import as_completed
@@ -182,13 +183,14 @@ def _re_run(
         lacking = next_runs(seeds, mine, theirs, max(test.first_look, len(gains) + 1))
         if not lacking:
             return judgement, "the incumbent failed on too many fresh seeds"
-        if over := session.out_of_time():
+        if over := session.out_of_time(1):
             raise OutOfTime(over)
         so_far = f", gain {judgement.gain:+.4f} in {judgement.pairs}" if judgement else ""
         pair = f"pair {len(gains) + 1} of at most {test.max_pairs}{so_far}"
         orders = [(*sources[run.arm], run.seed, ROLES[run.arm]) for run in lacking]
-        if not session.hurry():
-            # One by one: many candidates are given up after a pair or two.
+        rounds = 1 + math.ceil(len(orders) / session.slots.count)  # they queue behind the candidates that run now
+        if not session.hurry() or session.out_of_time(rounds):
+            # One by one: many candidates are given up after a pair or two, and all at once would not end in time.
             words = f"confirming #{work.index}: {lacking[0].arm} on seed {lacking[0].seed}, {pair}"
             work.run(*orders[0], words, incumbent)
         else:
@@ -244,7 +246,7 @@ class _Work:
             self._commit(*flying[landed], landed.result(), incumbent)
 
     def _order(self, source: str, seed: int, role: Role) -> Order:
-        return Order(self.index, source, seed, self._place(seed, role), "none", {})
+        return Order(self.index, source, seed, self._place(seed, role), "none", {}, blamed=role is Role.CANDIDATE)
 
     def _place(self, seed: int, role: Role) -> Path:
         return self.session.place(self.index) / f"{role}_seed_{seed}"

@@ -128,7 +128,7 @@ def order(session: Session, source: str, index: int, costs: Costs) -> Order:
     check_disk(session.folder, config.environment)
     with costs.timed("verdict_snapshot"):
         snapshot = session.history.snapshot()
-    return Order(index, source, config.seed, session.place(index), config.stopping.rule, snapshot)
+    return Order(index, source, config.seed, session.place(index), config.stopping.rule, snapshot, blamed=index > 0)
 
 
 def judge_at_once(session: Session, proposal: Proposal, result: RunResult | None) -> Judged | None:

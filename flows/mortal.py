@@ -1,7 +1,7 @@
 """Prefect's ephemeral server, made mortal: it ends with the campaign that started it, even one killed with SIGKILL.
 
 Prefect starts it as a process and ends it at exit, which a SIGKILL leaves out: a server would stay behind with each kill.
-`python -m flows.mortal uvicorn WORDS…` runs uvicorn and leaves as soon as its parent is another one.
+`python -m flows.mortal MODULE WORDS…` runs a module, such as uvicorn, and leaves as soon as its parent is another one.
 """
 
 from __future__ import annotations

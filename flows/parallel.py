@@ -120,21 +120,28 @@ class _Flights:
         done: set[Future[Any]] = set()
         while not done:
             done = wait(pending, timeout=WAKE_S, return_when=FIRST_COMPLETED).done
-        if self.looking is not None and self.looking[0] in done:
-            future, proposal, result = self.looking
-            self.looking = None
-            try:
-                judged = future.result()
-            except OutOfTime:
-                self.late = True
-                self.waiting.appendleft((proposal, result))
-            else:
-                settled(self.session, self.stop, conclude(self.session, proposal, result, judged))
-        for run in sorted(done & self.running.keys(), key=lambda one: self.running[one].index):
-            proposal = self.running.pop(run)
-            self._show(proposal, {"event": "ended"})
-            proposal.costs.parts["run"] = proposal.costs.since_began() - proposal.costs.parts.get("patch", 0.0)
-            self._landed(proposal, run.result())
+        for future in sorted(done, key=self._turn):
+            if future in self.running:
+                proposal = self.running.pop(future)
+                self._show(proposal, {"event": "ended"})
+                proposal.costs.parts["run"] = proposal.costs.since_began() - proposal.costs.parts.get("patch", 0.0)
+                self._landed(proposal, future.result())
+            elif self.looking is not None:
+                self._looked_at(*self.looking)
+
+    def _turn(self, future: Future[Any]) -> tuple[bool, int]:
+        """The second look first, as it may promote; what failed last: what the others gave is taken in before the campaign ends."""
+        return future.exception() is not None, self.running[future].index if future in self.running else -1
+
+    def _looked_at(self, look: Future[Judged], proposal: Proposal, result: RunResult) -> None:
+        self.looking = None
+        try:
+            judged = look.result()
+        except OutOfTime:
+            self.late = True
+            self.waiting.appendleft((proposal, result))
+        else:
+            settled(self.session, self.stop, conclude(self.session, proposal, result, judged))
 
     def _landed(self, proposal: Proposal, result: RunResult | None) -> None:
         judged = judge_at_once(self.session, proposal, result)

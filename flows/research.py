@@ -84,6 +84,7 @@ def run(session: Session, stop: StopConditions) -> None:
         with contextlib.suppress(OutOfTime):
             run_in_turn(session, indices, stop)
     if session.landed:
+        session.commit_state()  # with what their second looks have cost so far
         waiting = ", ".join(f"#{index}" for index in sorted(session.landed))
         session.display.say(f"the second look at {waiting} goes on at the next start")
     if stop.reason():

@@ -85,7 +85,9 @@ class Session:
     checkpoints: list[Checkpoint] = field(default_factory=list)  # oldest first, as many as are kept
     after_commit: Costs | None = None
     artifacts: UiArtifacts | None = None
-    out_of_time: Callable[[], str] = lambda: ""  # asked before each re-run of a second look
+    out_of_time: Callable[[int], str] = lambda _rounds: (
+        ""
+    )  # asked before re-runs: do that many, one after the other, end in time?
     hurry: Callable[[], bool] = lambda: False  # whether others wait for the second look that is under way
     _policy: Proposer | None = None
     _device: str = ""  # of experiment 0; "" before it is committed, and where no worker told
@@ -158,8 +160,12 @@ class Session:
         """Commit a first run whose second look is to come: from here on a kill loses none of it."""
         if landed.proposal.index not in self.landed:
             self.landed[landed.proposal.index] = landed
-            last = self.memory.next_index(self.campaign.id) - 1
-            self.memory.commit_state(self.campaign.id, dataclasses.replace(self.state(), index=last))
+            self.commit_state()
+
+    def commit_state(self) -> None:
+        """Commit what is not settled as it stands between two experiments."""
+        last = self.memory.next_index(self.campaign.id) - 1
+        self.memory.commit_state(self.campaign.id, dataclasses.replace(self.state(), index=last))
 
     def _restore(self) -> None:
         """Bring the policy to the last committed state; a torn checkpoint falls back to the one before."""
@@ -252,13 +258,13 @@ def open_session(start: Start) -> Iterator[Session]:
             local.close()
             slots = NodeSlots(config, campaign.id, digest, display.say)
             stack.callback(slots.close)
-        next_index = memory.next_index(campaign.id)
-        first = next_index if start.first is None else start.first
-        last = start.last_index(next_index)
+        session = Session(config, campaign, memory, slots, display, folder)
+        following = max(memory.next_index(campaign.id), *(index + 1 for index in session.landed), 0)
+        first = following if start.first is None else start.first
+        session.last_index = start.last_index(following)
         until = config.stop.until and deadline(config.stop.until, datetime.now().astimezone()).isoformat()
-        begun = {"flow_run": flow_run_id(), "first": first, "last": last, "until": until}
-        note_start(memory, campaign.id, begun)
-        session = Session(config, campaign, memory, slots, display, folder, last, begun)
+        session.start = {"flow_run": flow_run_id(), "first": first, "last": session.last_index, "until": until}
+        note_start(memory, campaign.id, session.start)
         session.artifacts = UiArtifacts()
         stack.callback(session.artifacts.close)
         memory.set_status(campaign.id, "running")

@@ -29,7 +29,8 @@ NO_GPU = (
 
 @dataclass(frozen=True)
 class Order:
-    """One candidate to run. `rule` and `snapshot` are what a stopping verdict needs; `place` is a folder of ours."""
+    """One candidate to run. `rule` and `snapshot` are what a stopping verdict needs; `place` is a folder of ours; `blamed` says
+    that an edit runs, and not a program that has shown itself sound."""
 
     index: int
     source: str
@@ -37,6 +38,7 @@ class Order:
     place: Path
     rule: str
     snapshot: dict[str, Any]
+    blamed: bool = True
 
 
 def campaign_ended(order: Order) -> HostError:
@@ -159,17 +161,20 @@ class LocalSlots:
             raise HostError(NO_GPU)
         if refused := self.under_way.refuses(order):
             return refused
-        self.under_way.begin(order)
-        try:
-            result = train(host, order.source, order.seed, order.place, order.rule, order.snapshot, on_event)
-        except HostError:  # the host died again and again: perhaps of this candidate
+        with self.under_way.turn(order):
             if self._closing:
+                raise campaign_ended(order)
+            self.under_way.begin(order)
+            try:
+                result = train(host, order.source, order.seed, order.place, order.rule, order.snapshot, on_event)
+            except HostError:  # the host died again and again: perhaps of this candidate
+                if self._closing:
+                    self.under_way.end(order)
+                raise
+            except BaseException:
                 self.under_way.end(order)
-            raise
-        except BaseException:
+                raise
             self.under_way.end(order)
-            raise
-        self.under_way.end(order)
         if self._closing and result.cause is Cause.ABORTED:
             raise campaign_ended(order)
         if result.ending is Ending.CRASHED:

@@ -1,7 +1,7 @@
 """What a campaign has paid for and not settled yet: rollouts that wait for an update, runs that wait for their second look.
 
 Both are part of the state that is committed with every experiment, as JSON and npz archives in one zip: a killed campaign
-loses what was running, and nothing that had ended.
+loses what was running, and nothing that it had taken in.
 """
 
 from __future__ import annotations

@@ -16,11 +16,16 @@ import torch
 from safetensors.torch import save
 
 from arl_core.memory import Memory
+from arl_core.policy.rollout import Rollout
 from arl_core.records import Campaign, Experiment, State, source_hash
 from arl_core.repeats import Repeat, Repeats, Role
 from bench import fault_points, faults_compare
 from bench.answering_node import KILLED
+from flows.costs import Costs
+from flows.unsettled import Landed, Proposal, pack
+from frozen_env.contract import Ending, RunResult
 from frozen_env.runtime import processes
+from tasks.patch import Patch
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 4
@@ -180,15 +185,25 @@ def test_a_lost_experiment_a_double_run_and_another_policy_are_noticed(place, mo
 
 
 def test_a_campaign_side_by_side_is_judged_by_itself(place, monkeypatch):
-    assert faults_compare.by_itself(place, 3) == (0, 0, [])
-    assert faults_compare.by_itself(place, 4)[0] == 1
+    assert faults_compare.by_itself(place, 3, {}) == (0, 0, [])
+    assert faults_compare.by_itself(place, 4, {})[0] == 1
+    rollout = Rollout.foreign("prompt", "completion", 0)
+    landed = Landed(Proposal(4, 0, 1.0, rollout, Patch("y = 1"), 0, Costs(None)), RunResult(Ending.FINISHED))
     memory = Memory(place / "memory.duckdb")
-    Repeats(memory).add(Repeat("c", 4, Role.FIRST, "nobody's program", 0, 0.5))
+    Repeats(memory).add(Repeat("c", 1, Role.FIRST, "a program that is gone", 0, 0.5))
+    memory.commit_state("c", State(blob=pack([], [landed])))
     memory.close()
-    runs = [("experiment 1", "FINISHED"), ("experiment 1", "RUNNING")]
+    assert faults_compare.waiting(place) == {4: source_hash("y = 1")}
+    runs = [("experiment 1", "FINISHED"), ("experiment 1", "RUNNING"), ("experiment 2", "FAILED")]
     monkeypatch.setattr(faults_compare, "_mlflow", lambda *_: runs)
-    assert faults_compare.by_itself(place, 3) == (
+    assert faults_compare.by_itself(place, 3, {2: "another that is gone"}) == (
         0,
         1,
-        ["the run of experiment 4 had ended and was never settled", "MLflow's run of experiment 1 still runs"],
+        [
+            "the run of experiment 1 had ended, and another program stands there",
+            "the run of experiment 2 had ended, and another program stands there",
+            "experiment 4 still waits for its second look",
+            "MLflow lacks experiment 0",
+            "MLflow's run of experiment 1 still runs",
+        ],
     )

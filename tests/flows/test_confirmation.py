@@ -21,12 +21,12 @@ from arl_core.records import Campaign, Experiment, State
 from arl_core.repeats import Repeats, Role
 from arl_core.second_look import reference
 from arl_core.stop_conditions import StopConditions
-from flows import iteration, research, slots
+from flows import iteration, parallel, research, slots
 from flows.costs import Costs
 from flows.display import PlainDisplay
 from flows.session import Session
 from flows.slots import Order
-from flows.unsettled import Proposal
+from flows.unsettled import Landed, Proposal
 from frozen_env.contract import Ending, ResearchError, RunResult, Score, Status
 from tasks.patch import Patch
 from tasks.reward import make_reward
@@ -220,11 +220,11 @@ def test_when_time_is_over_a_second_look_waits_for_the_next_start_and_repeats_no
     session, host, _ = open_session({"base": 2.0, "good": 1.5}, first_look=4)
     seed_experiment(session)
     host.runs.clear()
-    session.out_of_time = lambda: "it is 07:00" if len(host.runs) > 2 else ""
+    session.out_of_time = lambda _rounds: "it is 07:00" if len(host.runs) > 2 else ""
     with pytest.raises(module.OutOfTime, match="it is 07:00"):
         look(session, "good")
     assert host.runs == [("good", 0), ("good", 1), ("good", 2)]
-    session.out_of_time = lambda: ""
+    session.out_of_time = lambda _rounds: ""
     assert look(session, "good").outcome.status is Status.KEPT
     assert host.runs[3:] == [("good", 3), ("good", 4), ("base", 4)]
 
@@ -243,7 +243,7 @@ def test_a_start_whose_time_ends_in_a_second_look_ends_there_says_so_and_the_nex
 
     def first_run_then_out_of_time(session: Session, _index: int) -> Experiment:
         result = session.slots.run(first_run("good"), print)
-        session.out_of_time = lambda: "it is 07:00"
+        session.out_of_time = lambda _rounds: "it is 07:00"
         return iteration.settle_run(session, proposal, result)
 
     monkeypatch.setattr(research, "run_iteration", first_run_then_out_of_time)
@@ -261,6 +261,29 @@ def test_a_start_whose_time_ends_in_a_second_look_ends_there_says_so_and_the_nex
     assert (settled.status, settled.summary, settled.confirmations) == (Status.KEPT, "better", 3)
     assert session.landed == {}
     assert open_session(values)[0].landed == {}
+
+
+def test_side_by_side_too_a_resumed_campaign_settles_the_runs_that_had_ended(open_session, monkeypatch):
+    values = {"base": 2.0, "good": 1.5, "even": 1.999}
+    session, _, _ = open_session(values)
+    session.slots.environment_digest = "digest"
+    seed_experiment(session)
+    for index, source in ((2, "even"), (3, "good")):
+        rollout = Rollout.foreign("prompt", "completion", 0)
+        proposal = Proposal(index, 0, 2.0, rollout, Patch(source, "diff", source), 0, Costs(None))
+        session.keep(Landed(proposal, session.slots.run(first_run(source), print)))
+
+    session, host, said = open_session(values)
+    host.count, session.last_index = 2, 3
+    monkeypatch.setattr(parallel, "propose_edits", lambda _session, indices, _under_way: proposed.append(indices) or [])
+    proposed: list[list[int]] = []
+    research.run(session, StopConditions(StopSettings()))
+    assert proposed == [[1]], "what had ended is not proposed again"
+    statuses = {one.index: one.status for one in session.memory.experiments("c")}
+    assert statuses == {0: Status.KEPT, 2: Status.DISCARDED, 3: Status.KEPT}
+    assert host.runs == [("good", 1), ("good", 2), ("good", 3)]
+    assert open_session(values)[0].landed == {}
+    assert not any("goes on at the next start" in line for line in said)
 
 
 class PolicyOnTheGpu:

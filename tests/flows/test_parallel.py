@@ -153,7 +153,7 @@ def test_what_is_under_way_is_waited_for_when_the_limit_is_reached(monkeypatch):
     assert sorted(index for index, _ in world.committed) == [1, 2, 3]
 
 
-def test_runs_that_a_killed_campaign_had_ended_get_their_second_looks_before_anything_is_proposed(monkeypatch):
+def test_runs_that_a_killed_campaign_had_ended_get_their_second_looks_and_are_not_proposed_again(monkeypatch):
     world = World(monkeypatch, 2, {}, answers=[8])
     for index in (5, 7):
         world.keep(Landed(world.proposal(index), "better"))
@@ -262,6 +262,23 @@ def test_the_display_is_told_of_each_candidate_from_its_begin_to_its_end(monkeyp
     world.run(range(1, 4))
     told = {index: [one["event"] for one in world.events if one["index"] == index] for index in (1, 2, 3)}
     assert told == {1: [], 2: ["begun", "started", "ended"], 3: ["begun", "started", "ended"]}
+
+
+def test_what_has_ended_beside_a_run_that_fails_is_taken_in_before_the_campaign_ends(monkeypatch):
+    world = World(monkeypatch, 2, {}, answers=[])
+    flying = {1: Future(), 2: Future()}
+    monkeypatch.setattr(world.session.slots, "submit", lambda order, _on_event: flying[order.index])
+    original = parallel._Flights._take
+
+    def take(flights):
+        flying[1].set_exception(HostError("gone"))
+        flying[2].set_result("better")
+        original(flights)
+
+    monkeypatch.setattr(parallel._Flights, "_take", take)
+    with pytest.raises(HostError, match="gone"):
+        world.run([1, 2])
+    assert list(world.session.landed) == [2]
 
 
 def test_a_host_that_keeps_dying_ends_the_campaign(monkeypatch):

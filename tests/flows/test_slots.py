@@ -134,10 +134,11 @@ def test_candidates_run_side_by_side(monkeypatch):
 
 
 @pytest.mark.parametrize("listens", [True, False])
-def test_closing_ends_what_runs_and_kills_what_does_not_listen(monkeypatch, listens):
+def test_closing_ends_what_runs_and_kills_what_does_not_listen(monkeypatch, tmp_path, listens):
     monkeypatch.setattr(gpu_lock, "visible", lambda: ["a", "b"])
     monkeypatch.setattr(module, "ABORT_LIMIT_S", 0.2)
     slots = opened(2)
+    slots.under_way = UnderWay(tmp_path / "under_way")
     for host in MadeUpHost.made:
         host.listens = listens
     flight = slots.submit(order(), print)
@@ -146,6 +147,7 @@ def test_closing_ends_what_runs_and_kills_what_does_not_listen(monkeypatch, list
     with pytest.raises(HostError):  # and no result: a re-run that we ended says nothing of its candidate
         flight.result(0)
     assert any(host.killed for host in MadeUpHost.made) is not listens
+    assert list((tmp_path / "under_way").iterdir()) == [], "an end of ours is no death"
 
 
 def test_a_crash_is_not_counted_when_its_gpu_has_vanished(monkeypatch):
@@ -228,7 +230,6 @@ def test_a_run_under_which_the_campaign_died_twice_is_not_begun_a_third_time(mon
     result = slots.run(order("takes the machine down"), print)
     assert result.ending is Ending.CRASHED
     assert result.reason == "the campaign died 2 times while it ran; it is not begun again"
-    assert list((tmp_path / "under_way").iterdir()) == []
 
 
 def test_a_run_that_was_cut_off_once_runs_to_its_end_and_its_past_is_forgotten(monkeypatch, tmp_path):
@@ -243,6 +244,53 @@ def test_another_seed_of_a_program_is_another_run(monkeypatch, tmp_path):
         killed_under(tmp_path / "under_way", order("x"), monkeypatch)
     slots = campaign_of(tmp_path / "under_way", monkeypatch, lambda *_: RunResult(Ending.FINISHED))
     assert slots.run(Order(1, "x", 1, Path("unused"), "none", {}), print).ending is Ending.FINISHED
+
+
+def test_a_program_that_has_shown_itself_sound_is_never_refused(monkeypatch, tmp_path):
+    """The untouched target, and an incumbent that runs again beside whoever took the machine down."""
+    sound = Order(0, "x", 0, Path("unused"), "none", {}, blamed=False)
+    for _ in range(3):
+        killed_under(tmp_path / "under_way", sound, monkeypatch)
+    slots = campaign_of(tmp_path / "under_way", monkeypatch, lambda *_: RunResult(Ending.FINISHED))
+    assert slots.run(sound, print).ending is Ending.FINISHED
+
+
+def test_the_same_program_twice_side_by_side_is_two_runs(tmp_path):
+    """As `policy.proposer = none` proposes it."""
+    under_way = UnderWay(tmp_path)
+    for index in (1, 2, 3):
+        under_way.begin(order("same", index))
+    assert len(list(tmp_path.iterdir())) == 3
+    under_way.end(order("same", 2))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_run_with_a_past_runs_alone_so_that_what_dies_then_is_its_doing(monkeypatch, tmp_path):
+    killed_under(tmp_path / "under_way", order("suspect", 1), monkeypatch)
+    running, most, suspects_company = 0, 0, 0
+    guard = threading.Lock()
+
+    def train(_host, source, *_):
+        nonlocal running, most, suspects_company
+        with guard:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with guard:
+            if source == "suspect":
+                suspects_company = max(suspects_company, running - 1)
+            running -= 1
+        return RunResult(Ending.FINISHED)
+
+    monkeypatch.setattr(module, "train", train)
+    slots = opened(3, device="cpu")
+    slots.under_way = UnderWay(tmp_path / "under_way")
+    flights = [slots.submit(order(f"x = {index}", index), print) for index in (2, 3)]
+    flights.append(slots.submit(order("suspect", 1), print))
+    flights += [slots.submit(order(f"x = {index}", index), print) for index in (4, 5, 6)]
+    assert [flight.result(30).ending for flight in flights] == [Ending.FINISHED] * 6
+    slots.close()
+    assert (most > 1, suspects_company) == (True, 0)
 
 
 def test_a_tidy_interruption_is_no_death_and_a_host_that_keeps_dying_is_one(monkeypatch, tmp_path):

@@ -72,6 +72,13 @@ def test_no_experiment_begins_that_would_end_after_the_hours():
     assert "stop.hours" in stop.reason()
 
 
+def test_several_runs_one_after_the_other_need_as_much_more_time():
+    stop = Clocks().conditions(hours=1.0)
+    rounds = next(n for n in range(1, 10_000) if stop.out_of_time(n))
+    assert stop.out_of_time() == ""
+    assert rounds == 3600 // stop._experiment_s + 1
+
+
 def test_hours_do_not_care_for_jumps_of_the_wall_clock():
     clocks = Clocks()
     stop = clocks.conditions(hours=1.0)

@@ -2,111 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import flows.confirm as module
-from arl_core.config import StopSettings, load_config
+from arl_core.config import load_config
 from arl_core.errors import ConfigError
-from arl_core.memory import Memory
 from arl_core.outcome import settle
-from arl_core.policy.rollout import Rollout
-from arl_core.records import Campaign, Experiment, State
+from arl_core.records import Experiment, State
 from arl_core.repeats import Repeats, Role
 from arl_core.second_look import reference
-from arl_core.stop_conditions import StopConditions
-from flows import iteration, parallel, research, slots
+from flows import iteration, slots
 from flows.costs import Costs
-from flows.display import PlainDisplay
-from flows.session import Session
 from flows.slots import Order
-from flows.unsettled import Landed, Proposal
 from frozen_env.contract import Ending, ResearchError, RunResult, Score, Status
 from tasks.patch import Patch
 from tasks.reward import make_reward
+from tests.flows.second_looks import MadeUpHost, look, seed_experiment
 
-ROOT = Path(__file__).resolve().parents[2]
-CAMPAIGN = Campaign("c", "embedded", {}, "digest", 0, "2026-11-24T00:00:00+00:00", "language_model")
-WOBBLE = {0: 0.0, 1: 0.01, 2: -0.01, 3: 0.004, 4: -0.006, 5: 0.002, 6: -0.004, 7: 0.0, 8: 0.001, 9: 0.003}
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it, nothing is tidied."""
-
-
-class MadeUpHost:
-    """Answers runs from a table: value of a source, plus a wobble of the seed that differs between sources."""
-
-    count = 1
-
-    def __init__(self, values: dict[str, float | None], die_at: int | None = None) -> None:
-        self.values, self.die_at, self.runs = values, die_at, list[tuple[str, int]]()
-        self.fails = set[tuple[str, int]]()
-
-    def run(self, order: Order, _on_event: Any = None) -> RunResult:
-        source, seed = order.source, order.seed
-        if self.die_at is not None and len(self.runs) == self.die_at:
-            raise Killed
-        self.runs.append((source, seed))
-        value = self.values[source]
-        if (value is None and seed) or (source, seed) in self.fails:
-            return RunResult(Ending.CRASHED, reason="crashed on this seed")
-        wobble = WOBBLE[seed] if source == "base" else -0.5 * WOBBLE[seed]
-        return RunResult(Ending.FINISHED, score=Score("val_bpb", (value or 1.0) + wobble, "lower", 1, 3, 0.1, 0.1, 0.0))
-
-
-@pytest.fixture(autouse=True)
-def _without_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "commit_repeat", module.commit_repeat.fn)
-
-
-@pytest.fixture
-def open_session(tmp_path: Path) -> Callable[..., tuple[Session, MadeUpHost, list[str]]]:
-    def opened(
-        values: dict[str, float | None], die_at: int | None = None, **settings: Any
-    ) -> tuple[Session, MadeUpHost, list[str]]:
-        config = load_config("embedded", {f"confirm.{key}": value for key, value in settings.items()})
-        memory = Memory(tmp_path / "memory.duckdb")
-        if not memory.campaigns():
-            memory.create_campaign(CAMPAIGN)
-        host, said = MadeUpHost(values, die_at), list[str]()
-        display = PlainDisplay(config, said.append)
-        session = Session(config, CAMPAIGN, memory, host, display, tmp_path, config.iterations)  # type: ignore[arg-type]
-        return session, host, said
-
-    return opened
-
-
-def first_run(source: str) -> Order:
-    return Order(0, source, 0, Path("unused"), "none", {})
-
-
-def seed_experiment(session: Session) -> Experiment:
-    """Experiment 0 with its noise floor, committed."""
-    costs = Costs(None)
-    result = module.paid_for(session, "base") or session.slots.run(first_run("base"), print)
-    outcome = settle(result, None, "lower")
-    fields = module.measure_floor(session, "base", "base", result, outcome, costs)
-    assert result.score is not None
-    known = {"source": "base", "source_hash": "base", "metric": "val_bpb", "value": result.score.value}
-    experiment = Experiment("c", 0, Status.KEPT, **(known | fields))
-    session.memory.commit_iteration(experiment, State())
-    return experiment
-
-
-def look(session: Session, source: str, index: int = 1) -> module.Look:
-    """A candidate's first run and second look."""
-    incumbent = session.memory.incumbent("c")
-    assert incumbent is not None
-    result = module.paid_for(session, source) or session.slots.run(first_run(source), print)
-    outcome = settle(result, reference(incumbent), "lower")
-    return module.second_look(session, index, source, source, result, outcome, incumbent, Costs(None))
+pytestmark = pytest.mark.usefixtures("without_prefect")
 
 
 def test_the_noise_floor_is_measured_on_fresh_seeds_before_anything_is_believed(open_session):
@@ -177,6 +95,19 @@ def test_where_others_wait_the_runs_before_the_first_decision_are_done_at_once(o
     assert sorted(host.runs[1:4]) == [("good", 1), ("good", 2), ("good", 3)]
 
 
+def test_runs_that_would_not_all_end_in_time_are_not_begun_at_once(open_session):
+    """Three at a time, and each slot may be busy with a candidate at first: two rounds."""
+    session, _, _ = open_session({"base": 2.0, "good": 1.5})
+    seed_experiment(session)
+    session.slots = host = SideBySide({"base": 2.0, "good": 1.5})
+    asked: list[int] = []
+    session.hurry = lambda: host.batches.append(0) or True
+    session.out_of_time = lambda rounds: asked.append(rounds) or ("" if rounds == 1 else "they would end after 07:00")
+    assert look(session, "good").outcome.status is Status.KEPT
+    assert asked[:2] == [1, 2]
+    assert sum(host.batches) == 0, "one by one"
+
+
 def test_a_gain_that_needs_no_re_run_does_not_wait_behind_those_that_do(open_session):
     session, _, _ = open_session({"base": 2.0})
     seed_experiment(session)
@@ -214,76 +145,6 @@ def test_a_lucky_first_run_is_discarded_and_rewarded_by_its_pairs(open_session):
     rewarded = found.to_reward(reference(incumbent), "lower")
     assert rewarded.value == pytest.approx(reference(incumbent) - found.gain)
     assert rewarded.value > 1.97, "the reward does not see the luck"
-
-
-def test_when_time_is_over_a_second_look_waits_for_the_next_start_and_repeats_nothing(open_session):
-    session, host, _ = open_session({"base": 2.0, "good": 1.5}, first_look=4)
-    seed_experiment(session)
-    host.runs.clear()
-    session.out_of_time = lambda _rounds: "it is 07:00" if len(host.runs) > 2 else ""
-    with pytest.raises(module.OutOfTime, match="it is 07:00"):
-        look(session, "good")
-    assert host.runs == [("good", 0), ("good", 1), ("good", 2)]
-    session.out_of_time = lambda _rounds: ""
-    assert look(session, "good").outcome.status is Status.KEPT
-    assert host.runs[3:] == [("good", 3), ("good", 4), ("base", 4)]
-
-
-def test_a_start_whose_time_ends_in_a_second_look_ends_there_says_so_and_the_next_one_goes_on_with_the_same_run(
-    open_session, monkeypatch
-):
-    """Whatever the policy would propose by then: the run is in the memory with its proposal."""
-    values = {"base": 2.0, "good": 1.5}
-    session, host, said = open_session(values)
-    session.slots.environment_digest = "digest"
-    seed_experiment(session)
-    proposal = Proposal(
-        1, 0, 2.0, Rollout.foreign("prompt", "completion", 0), Patch("good", "diff", "better"), 0, Costs(None)
-    )
-
-    def first_run_then_out_of_time(session: Session, _index: int) -> Experiment:
-        result = session.slots.run(first_run("good"), print)
-        session.out_of_time = lambda _rounds: "it is 07:00"
-        return iteration.settle_run(session, proposal, result)
-
-    monkeypatch.setattr(research, "run_iteration", first_run_then_out_of_time)
-    research.run(session, StopConditions(StopSettings()))
-    assert said[-1] == "the second look at #1 goes on at the next start"
-    assert session.memory.next_index("c") == 1
-
-    monkeypatch.setattr(research, "run_iteration", lambda *_: pytest.fail("nothing is left to propose"))
-    session, again, _ = open_session(values)
-    session.last_index = 1
-    research.run(session, StopConditions(StopSettings()))
-    assert host.runs[4:] + again.runs == [("good", 0), ("good", 1), ("good", 2), ("good", 3)]
-    settled = session.memory.experiment("c", 1)
-    assert settled is not None
-    assert (settled.status, settled.summary, settled.confirmations) == (Status.KEPT, "better", 3)
-    assert session.landed == {}
-    assert open_session(values)[0].landed == {}
-
-
-def test_side_by_side_too_a_resumed_campaign_settles_the_runs_that_had_ended(open_session, monkeypatch):
-    values = {"base": 2.0, "good": 1.5, "even": 1.999}
-    session, _, _ = open_session(values)
-    session.slots.environment_digest = "digest"
-    seed_experiment(session)
-    for index, source in ((2, "even"), (3, "good")):
-        rollout = Rollout.foreign("prompt", "completion", 0)
-        proposal = Proposal(index, 0, 2.0, rollout, Patch(source, "diff", source), 0, Costs(None))
-        session.keep(Landed(proposal, session.slots.run(first_run(source), print)))
-
-    session, host, said = open_session(values)
-    host.count, session.last_index = 2, 3
-    monkeypatch.setattr(parallel, "propose_edits", lambda _session, indices, _under_way: proposed.append(indices) or [])
-    proposed: list[list[int]] = []
-    research.run(session, StopConditions(StopSettings()))
-    assert proposed == [[1]], "what had ended is not proposed again"
-    statuses = {one.index: one.status for one in session.memory.experiments("c")}
-    assert statuses == {0: Status.KEPT, 2: Status.DISCARDED, 3: Status.KEPT}
-    assert host.runs == [("good", 1), ("good", 2), ("good", 3)]
-    assert open_session(values)[0].landed == {}
-    assert not any("goes on at the next start" in line for line in said)
 
 
 class PolicyOnTheGpu:
@@ -416,46 +277,3 @@ def test_without_confirmation_any_better_single_run_is_kept(open_session):
     seed_experiment(session)
     assert host.runs == [("base", 0)]
     assert look(session, "even").outcome.status is Status.KEPT
-
-
-@pytest.mark.parametrize("die_at", range(4))
-def test_a_kill_in_the_noise_floor_costs_the_run_in_flight(open_session, die_at):
-    dying, host, _ = open_session({"base": 2.0}, die_at=die_at)
-    with pytest.raises(Killed):
-        seed_experiment(dying)
-    session, again, _ = open_session({"base": 2.0})
-    seed = seed_experiment(session)
-    assert host.runs + again.runs == [("base", 0), ("base", 1), ("base", 2), ("base", 3)]
-    assert seed.confirmations == 3
-
-
-@pytest.mark.parametrize("die_at", range(1, 4))
-def test_a_kill_between_re_runs_costs_the_run_in_flight_and_changes_no_decision(open_session, die_at):
-    values = {"base": 2.0, "good": 1.5}
-    seed_experiment(open_session(values)[0])
-    dying, host, _ = open_session(values, die_at=die_at)
-    with pytest.raises(Killed):
-        look(dying, "good")
-    level = Repeats(dying.memory).of("c")[-1].level if die_at == 1 else None
-    session, again, _ = open_session(values)
-    found = look(session, "good")
-    assert host.runs + again.runs == [("good", 0), ("good", 1), ("good", 2), ("good", 3)]
-    assert found.outcome.status is Status.KEPT
-    rows = Repeats(session.memory).of("c")
-    levels = [row.level for row in rows if row.level is not None]
-    assert len(levels) == 1, "one test, one level"
-    assert level in (None, levels[0])
-    assert found.fields["extra"]["confirmation"]["runs"] == 3
-
-
-def test_the_error_of_a_test_that_was_killed_for_good_stays_spent(open_session):
-    values = {"base": 2.0, "good": 1.5, "other": 1.4}
-    seed_experiment(open_session(values)[0])
-    dying, _, _ = open_session(values, die_at=2)
-    with pytest.raises(Killed):
-        look(dying, "good")
-    session, _, _ = open_session(values)  # the policy proposes something else this time
-    look(session, "other")
-    levels = [row.level for row in Repeats(session.memory).of("c") if row.level is not None]
-    assert len(levels) == 2
-    assert sum(levels) < 0.05

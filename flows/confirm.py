@@ -69,6 +69,11 @@ def paid_for(session: Session, source_hash: str) -> RunResult | None:
     return Repeats(session.memory).first_result(session.campaign.id, source_hash)
 
 
+def looks_begun(session: Session) -> set[int]:
+    """Experiments whose second look has begun, in this start or an earlier one."""
+    return {one.index for one in Repeats(session.memory).of(session.campaign.id) if one.role is Role.FIRST}
+
+
 def measure_floor(
     session: Session, source: str, source_hash: str, result: RunResult, outcome: Outcome, costs: Costs
 ) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 A straggler holds nobody up: as soon as a slot is free, the next edit is proposed from the state of that moment. A run that
 looks better than the incumbent is run again, in pairs, on one slot while the others go on (on more when further ones wait);
-such second looks come one after the other, each against the incumbent of its time. The policy learns in batches of
-`policy.batch_edits`, in the order in which experiments are settled. They are committed in that order too, under the index that
-they were proposed with; a campaign that is killed resumes with the second looks that it had not done, and with the indices that are
-missing.
+such second looks come one after the other, the most promising first, each against the incumbent of its time. The policy
+learns in batches of `policy.batch_edits`, in the order in which experiments are settled. They are committed in that order
+too, under the index that they were proposed with; a campaign that is killed resumes with the second looks that it had not
+done, and with the indices that are missing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import itertools
-from collections import deque
+import math
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ from typing import Any
 
 from arl_core.records import Experiment, source_hash
 from arl_core.stop_conditions import StopConditions
-from flows.confirm import OutOfTime
+from flows.confirm import OutOfTime, looks_begun
 from flows.iteration import Judged, conclude, judge_at_once, look_at, order, propose_edits
 from flows.session import Session
 from flows.unsettled import Landed, Proposal
@@ -56,7 +56,7 @@ class _Flights:
     stop: StopConditions
     looks: ThreadPoolExecutor
     running: dict[Future[RunResult], Proposal] = field(default_factory=dict)
-    waiting: deque[tuple[Proposal, RunResult]] = field(default_factory=deque)
+    waiting: list[tuple[Proposal, RunResult]] = field(default_factory=list)
     looking: tuple[Future[Judged], Proposal, RunResult] | None = None
     late: bool = False  # no re-run would end in time: what waits for its second look waits for the next start
 
@@ -79,11 +79,27 @@ class _Flights:
     def _look(self) -> None:
         """Begin the next second look, before new edits take the slot."""
         if self.waiting and self.looking is None and self.free > 0 and not self.late:
-            proposal, result = self.waiting.popleft()
+            proposal, result = self.waiting.pop(self._most_promising())
             self.session.make_room()
             context = contextvars.copy_context()  # Prefect's: its runs belong to the campaign's flow run
             future = self.looks.submit(context.run, look_at, self.session, proposal, result)
             self.looking = (future, proposal, result)
+
+    def _most_promising(self) -> int:
+        """Return the place of the run to look at next: one whose second look has begun, else the best value.
+
+        Once the best is promoted, most of the others are no longer better and are settled without a re-run. The test of each
+        leaves its first run out, so the order favours none.
+        """
+        begun = looks_begun(self.session)
+        lower = self.session.campaign.direction == "lower"
+
+        def rank(place: int) -> tuple[bool, float]:
+            proposal, result = self.waiting[place]
+            value = result.score.value if result.score is not None else math.inf
+            return proposal.index not in begun, value if lower else -value
+
+        return min(range(len(self.waiting)), key=rank)
 
     def _fill(self) -> None:
         """Propose until every slot has a candidate. An edit that cannot run is settled at once and costs no slot.
@@ -139,7 +155,7 @@ class _Flights:
             judged = look.result()
         except OutOfTime:
             self.late = True
-            self.waiting.appendleft((proposal, result))
+            self.waiting.append((proposal, result))
         else:
             settled(self.session, self.stop, conclude(self.session, proposal, result, judged))
 

@@ -33,6 +33,8 @@ class World:
         self.most_flying = 0
         self.better: set[int] = set()
         self.looked_at: list[int] = []
+        self.begun: set[int] = set()
+        self.values: dict[int, float] = {}  # of runs that are better; the index where nothing is said
         self.look_may_end = threading.Event()
         self.events: list[dict] = []
         self.policy_at = "cpu"
@@ -45,7 +47,7 @@ class World:
             memory=SimpleNamespace(incumbent=lambda _: None),
             make_room=self.make_room,
             after_commit=Costs(None),
-            campaign=SimpleNamespace(id="c"),
+            campaign=SimpleNamespace(id="c", direction="lower"),
             last_index=99,
             show=lambda _index: None,
             landed={},
@@ -54,9 +56,12 @@ class World:
         monkeypatch.setattr(parallel, "propose_edits", self.propose)
         monkeypatch.setattr(parallel, "conclude", self.conclude)
         monkeypatch.setattr(
-            parallel, "judge_at_once", lambda _session, _proposal, result: None if result == "better" else "judged"
+            parallel,
+            "judge_at_once",
+            lambda _session, _proposal, result: None if isinstance(result, SimpleNamespace) else "judged",
         )
         monkeypatch.setattr(parallel, "look_at", self.look_at)
+        monkeypatch.setattr(parallel, "looks_begun", lambda _session: self.begun)
         monkeypatch.setattr(parallel, "order", lambda _session, source, index, _costs: SimpleNamespace(index=index))
 
     def propose(self, _session, indices, under_way):
@@ -90,7 +95,8 @@ class World:
         if self.answers and self.answers[0] in self.flying:
             self.last_index = self.answers.pop(0)
             self.last = self.flying.pop(self.last_index)
-            self.last.set_result("better" if self.last_index in self.better else "result")
+            value = self.values.get(self.last_index, self.last_index)
+            self.last.set_result(better(value) if self.last_index in self.better else "result")
 
     def look_at(self, _session, proposal, _result):
         self.looked_at.append(proposal.index)
@@ -110,6 +116,11 @@ class World:
 
     def run(self, indices, **limits):
         parallel.run_parallel(self.session, iter(indices), StopConditions(StopSettings(**limits)))
+
+
+def better(value: float) -> SimpleNamespace:
+    """A run that looks better than the incumbent."""
+    return SimpleNamespace(score=SimpleNamespace(value=value))
 
 
 def test_a_straggler_holds_nobody_up(monkeypatch):
@@ -156,7 +167,7 @@ def test_what_is_under_way_is_waited_for_when_the_limit_is_reached(monkeypatch):
 def test_runs_that_a_killed_campaign_had_ended_get_their_second_looks_and_are_not_proposed_again(monkeypatch):
     world = World(monkeypatch, 2, {}, answers=[8])
     for index in (5, 7):
-        world.keep(Landed(world.proposal(index), "better"))
+        world.keep(Landed(world.proposal(index), better(index)))
     world.look_may_end.set()
     world.run([8])
     assert world.looked_at == [5, 7]
@@ -206,6 +217,19 @@ def test_second_looks_come_one_at_a_time_and_the_other_slots_go_on(monkeypatch):
     loop.join(timeout=30)
     assert world.looked_at == [1, 2]
     assert sorted(index for index, _ in world.committed) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("direction", "begun", "order"), [("lower", [], [3, 2, 1]), ("higher", [], [1, 2, 3]), ("lower", [1], [1, 3, 2])]
+)
+def test_the_most_promising_is_looked_at_first_but_for_one_that_was_cut_off(monkeypatch, direction, begun, order):
+    world = World(monkeypatch, 2, {}, answers=[])
+    world.session.campaign.direction, world.begun = direction, set(begun)
+    for index, value in ((1, 1.9), (2, 1.8), (3, 1.7)):
+        world.keep(Landed(world.proposal(index), better(value)))
+    world.look_may_end.set()
+    world.run([])
+    assert world.looked_at == order
 
 
 def test_while_more_wait_for_a_second_look_than_there_are_slots_nothing_is_proposed(monkeypatch):
@@ -272,7 +296,7 @@ def test_what_has_ended_beside_a_run_that_fails_is_taken_in_before_the_campaign_
 
     def take(flights):
         flying[1].set_exception(HostError("gone"))
-        flying[2].set_result("better")
+        flying[2].set_result(better(0.5))
         original(flights)
 
     monkeypatch.setattr(parallel._Flights, "_take", take)

@@ -14,6 +14,7 @@ from arl_core.policy import checkpoint
 from arl_core.records import source_hash
 from arl_core.repeats import Repeats, Role
 from flows.unsettled import unpack
+from frozen_env.contract import Cause
 
 APART = ("campaign_id", "created_at", "costs")
 SECONDS = ("update_seconds",)
@@ -58,11 +59,12 @@ def killed_candidates(place: Path) -> frozenset[str]:
         if not memory.campaigns():
             return frozenset()
         campaign = memory.get_campaign("latest")
-        first = [(one.source_hash, one.seed, one.reason) for one in memory.experiments(campaign.id, whole=False)]
-        again = [(one.source_hash, one.seed, one.reason) for one in Repeats(memory).of(campaign.id)]
+        # A re-run that was killed is told in its experiment's reason too, but there the cause is none of the first run's.
+        first = [one for one in memory.experiments(campaign.id, whole=False) if one.cause is Cause.SIGNAL]
+        again = Repeats(memory).of(campaign.id)
     finally:
         memory.close()
-    return frozenset(f"{program}:{seed}" for program, seed, reason in (*first, *again) if "SIGKILL" in reason)
+    return frozenset(f"{one.source_hash}:{one.seed}" for one in (*first, *again) if "SIGKILL" in one.reason)
 
 
 def against(truth: dict[str, Any], place: Path) -> tuple[int, int, list[str]]:

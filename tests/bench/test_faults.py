@@ -96,7 +96,9 @@ def test_killed_candidates_are_found_among_first_runs_and_re_runs(tmp_path):
     memory.create_campaign(Campaign("c", "embedded", {}, "digest", 0, "2026-11-24T00:00:00+00:00", "text"))
     killed = {"status": "crashed", "reason": "killed by SIGKILL", "value": None}
     memory.commit_iteration(Experiment("c", 0, "kept", value=1.0, source_hash="a"), State())
-    memory.commit_iteration(Experiment("c", 1, source_hash="b", seed=7, **killed), State())
+    memory.commit_iteration(Experiment("c", 1, source_hash="b", seed=7, cause="signal", **killed), State())
+    told = "its re-run on seed 8 gave no score (killed by SIGKILL)"
+    memory.commit_iteration(Experiment("c", 2, "crashed", reason=told, source_hash="d", seed=0, value=0.9), State())
     Repeats(memory).add(Repeat("c", 2, Role.CANDIDATE, "d", 8, None, "killed by SIGKILL"))
     memory.close()
     assert faults_compare.killed_candidates(tmp_path) == {"b:7", "d:8"}

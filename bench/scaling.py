@@ -14,6 +14,7 @@ compared. `slot_use` is the share of the slots' time in which a candidate slept.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -28,6 +29,7 @@ from arl_core.memory import Memory
 from arl_core.repeats import Repeats, Role
 from bench.cluster import Cluster, cluster
 from flows.surroundings import ROOT
+from frozen_env.runtime import processes
 
 SETTINGS = {
     "policy.model": "tiny-random",
@@ -85,7 +87,13 @@ def measure(
     environment = server.environment | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     with (folder / f"campaign-{count}.log").open("wb") as log:
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=log, stderr=log, check=False
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            check=False,
+            preexec_fn=functools.partial(processes.die_with_parent, os.getpid()),
         )
     if done.returncode:
         raise RuntimeError((folder / f"campaign-{count}.log").read_text()[-4000:])

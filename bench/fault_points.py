@@ -61,7 +61,7 @@ def _wrap(module: Any, name: str, reach: Callable[[str], None]) -> None:
 
 def _wrap_renames(reach: Callable[[str], None]) -> None:
     """A checkpoint is written aside, fsynced, and renamed into its place."""
-    put, fsync = policy_files._put, policy_files._fsync
+    put, fsync = policy_files._put, policy_files.fsync
 
     def wrapped_put(*arguments: Any) -> None:
         reach("before rename")
@@ -72,7 +72,7 @@ def _wrap_renames(reach: Callable[[str], None]) -> None:
         reach("while a checkpoint is written")
         fsync(path)
 
-    policy_files._put, policy_files._fsync = wrapped_put, wrapped_fsync
+    policy_files._put, policy_files.fsync = wrapped_put, wrapped_fsync
 
 
 def _wrap_transaction(reach: Callable[[str], None]) -> None:

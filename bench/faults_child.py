@@ -40,9 +40,8 @@ def run(place: Path, settings: dict[str, Any], point: str, occurrence: int) -> N
         _log_to(place)
         torch.seed()  # as PyTorch does in a process that was not forked: from the operating system
         flows.slots.Host = AnsweringHost  # type: ignore[misc]
-        flows.under_way.MOST_DEATHS = (
-            1000  # kills at random meet a run twice now and then; no edit is to blame for ours
-        )
+        # Kills at random meet a run twice now and then, and no edit is to blame for ours.
+        flows.under_way.MOST_DEATHS = 1000
         if point:
             fault_points.arm(point, occurrence)
         memory = place / "memory.duckdb"

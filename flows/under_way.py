@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arl_core.durable import fsync
 from frozen_env.contract import Cause, Ending, RunResult
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ class UnderWay:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
         self._turn = threading.Condition()
-        self._running, self._alone = 0, False
+        self._running, self._suspects = 0, 0  # suspects: those with a past, waiting or running
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            _fsync(folder.parent)
+            fsync(folder.parent)
             oldest_first = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
             for path in oldest_first[:-KEPT]:
                 path.unlink(missing_ok=True)
@@ -50,16 +51,18 @@ class UnderWay:
 
     @contextlib.contextmanager
     def turn(self, order: Order) -> Iterator[None]:
-        """Wait until a run may begin: one with a past when nothing else runs, any other when no such one does."""
-        alone = self._died(order) > 0
+        """Wait until a run may begin: one with a past when nothing runs, any other when no such one waits or runs."""
+        suspect = self._died(order) > 0
         with self._turn:
-            self._turn.wait_for(lambda: not self._alone and not (alone and self._running))
-            self._running, self._alone = self._running + 1, alone
+            self._suspects += suspect
+            self._turn.wait_for(lambda: self._running == 0 if suspect else self._suspects == 0)
+            self._running += 1
         try:
             yield
         finally:
             with self._turn:
-                self._running, self._alone = self._running - 1, False
+                self._running -= 1
+                self._suspects -= suspect
                 self._turn.notify_all()
 
     def begin(self, order: Order) -> None:
@@ -73,7 +76,7 @@ class UnderWay:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        _fsync(self.folder)
+        fsync(self.folder)
 
     def end(self, order: Order) -> None:
         """Forget a run that has ended, or that was ended by us."""
@@ -93,11 +96,3 @@ class UnderWay:
         assert self.folder is not None
         words = f"{order.index}\0{order.place.name}\0{order.seed}\0{order.source}"
         return self.folder / hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:24]
-
-
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arl_core.durable import fsync
 from arl_core.errors import CheckpointDamaged, PolicyError
 
 FORMAT = 1
@@ -43,8 +44,8 @@ def write(folder: Path, tensors: Mapping[str, Tensor], state: dict[str, Any], bl
         manifest = json.dumps({p.name: _sha256(p) for p in sorted(scratch.iterdir())}, sort_keys=True)
         (scratch / MANIFEST).write_text(manifest)
         for path in scratch.iterdir():
-            _fsync(path)
-        _fsync(scratch)
+            fsync(path)
+        fsync(scratch)
         _put(scratch, folder)
         return hashlib.sha256(manifest.encode()).hexdigest()
     except OSError as error:
@@ -118,16 +119,8 @@ def _put(scratch: Path, folder: Path) -> None:
         if aside.exists():
             os.rename(aside, folder)
         raise
-    _fsync(folder.parent)
+    fsync(folder.parent)
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:

@@ -13,7 +13,6 @@ import pytest
 
 from arl_core.config import load_config
 from arl_core.errors import ConfigError
-from flows import experiment as node
 from flows import slots as module
 from flows.session import check_disk
 from flows.slots import LocalSlots, Order
@@ -267,12 +266,13 @@ def test_the_same_program_twice_side_by_side_is_two_runs(tmp_path):
 
 def test_a_run_with_a_past_runs_alone_so_that_what_dies_then_is_its_doing(monkeypatch, tmp_path):
     killed_under(tmp_path / "under_way", order("suspect", 1), monkeypatch)
-    running, most, suspects_company = 0, 0, 0
+    running, most, suspects_company, started = 0, 0, 0, list[str]()
     guard = threading.Lock()
 
     def train(_host, source, *_):
         nonlocal running, most, suspects_company
         with guard:
+            started.append(source)
             running += 1
             most = max(most, running)
         time.sleep(0.05)
@@ -291,6 +291,7 @@ def test_a_run_with_a_past_runs_alone_so_that_what_dies_then_is_its_doing(monkey
     assert [flight.result(30).ending for flight in flights] == [Ending.FINISHED] * 6
     slots.close()
     assert (most > 1, suspects_company) == (True, 0)
+    assert started.index("suspect") == 2, "it waits for those that ran before it, and not for those behind it"
 
 
 def test_a_tidy_interruption_is_no_death_and_a_host_that_keeps_dying_is_one(monkeypatch, tmp_path):
@@ -316,86 +317,3 @@ def test_files_of_runs_that_nobody_asks_for_again_do_not_pile_up(tmp_path):
         under_way.begin(order(f"x = {index}"))
     UnderWay(tmp_path)
     assert len(list(tmp_path.iterdir())) == KEPT
-
-
-# --- the same on a node -----------------------------------------------------------------------------------------------
-
-
-class Node:
-    """The flow of a node around a made-up host, without Prefect: `delivered` is what would reach the campaign."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.delivered, self.hosts = [], []
-        self.present, self.free_mb = ["a"], 10_000.0
-        self.answer = RunResult(Ending.FINISHED)
-        self.meanwhile = lambda: None  # what happens to the node while the candidate runs
-        monkeypatch.setattr(gpu_lock, "visible", lambda: list(self.present))
-        monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=self.free_mb * 2**20))
-        heart = SimpleNamespace(event=print, deliver=self.delivered.append)
-        monkeypatch.setattr(node, "Heartbeat", lambda: contextlib.nullcontext(heart))
-        monkeypatch.setattr(node, "Host", self.host)
-        monkeypatch.setattr(node, "train", self.train)
-
-    def host(self, _spec, _data, _stderr, gpu):
-        self.hosts.append(gpu.name if gpu else None)
-        return contextlib.nullcontext(SimpleNamespace(wait_ready=lambda: None, environment_digest="digest"))
-
-    def train(self, *_):
-        self.meanwhile()
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-    def run(self, device: str = "cuda") -> None:
-        environment = load_config("embedded", {"environment.device": device}).environment
-        node.experiment.fn("x", environment.to_json(), "digest")
-
-
-CRASH = RunResult(Ending.CRASHED, Cause.EXCEPTION)
-
-
-@pytest.fixture
-def a_node(monkeypatch):
-    return Node(monkeypatch)
-
-
-def test_a_node_delivers_a_crash_that_is_the_candidates_own(a_node):
-    a_node.answer = CRASH
-    a_node.run()
-    assert a_node.hosts == ["a"]
-    assert a_node.delivered == [CRASH]
-
-
-def test_a_node_whose_gpu_vanished_delivers_no_crash(a_node):
-    a_node.answer, a_node.meanwhile = CRASH, a_node.present.clear
-    with pytest.raises(HostError, match="GPU a has vanished while the candidate ran"):
-        a_node.run()
-    with pytest.raises(HostError, match="no GPU answers"):  # and the next candidate does not even begin
-        a_node.run()
-    assert a_node.hosts == ["a"]
-    assert a_node.delivered == []
-
-
-def test_a_node_without_a_gpu_runs_who_needs_none(a_node):
-    a_node.present.clear()
-    a_node.run("cpu")
-    a_node.run("auto")
-    assert a_node.hosts == [None, None]
-
-
-def test_a_node_whose_disk_is_full_refuses_before_the_run_and_after_a_crash(a_node):
-    a_node.answer, a_node.meanwhile = CRASH, lambda: setattr(a_node, "free_mb", 100.0)
-    with pytest.raises(HostError, match=r"only 100 MiB free .*after the candidate crashed"):
-        a_node.run()
-    with pytest.raises(HostError, match=r"only 100 MiB free .*make room on this node"):
-        a_node.run()
-    assert a_node.delivered == []
-
-
-def test_a_host_that_died_under_a_candidate_is_told_from_a_node_that_lacks_something(a_node):
-    a_node.answer = HostError("the host process ended (exit code -9)")
-    with pytest.raises(HostError, match=f"^{node.HOST_DIED}: the host process ended"):
-        a_node.run()
-    a_node.meanwhile = lambda: setattr(a_node, "free_mb", 100.0)
-    with pytest.raises(HostError, match=r"^only 100 MiB free"):
-        a_node.run()

@@ -41,3 +41,8 @@ def _forecast(result: RunResult) -> float | None:
     """The forecast of the verdict that stopped the run; None when it was stopped without one (divergence)."""
     stopping = [verdict for verdict in result.verdicts if verdict.stop]
     return stopping[0].forecast if stopping else None
+
+
+def seconds_of(result: RunResult) -> float:
+    """Return how long a run had its slot, start-up and scoring included."""
+    return result.startup_s + result.training_s + result.scoring_s

@@ -6,13 +6,15 @@ the plateau count from this start on. Hours are measured on a clock that does no
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from arl_core.config import StopSettings
+from arl_core.outcome import seconds_of
 from arl_core.records import Experiment
-from frozen_env.contract import Status
+from frozen_env.contract import RunResult, Status
 
 
 class StopConditions:
@@ -31,16 +33,20 @@ class StopConditions:
         self._began_s = clock()
         self.deadline = deadline(settings.until, wall()) if settings.until else None
         self._begun = 0
-        self._gpu_s = 0.0
+        self._gpu_s, self._lock = 0.0, threading.Lock()
         self._since_best = 0
 
     def begin(self) -> None:
         """Count an experiment that is about to start."""
         self._begun += 1
 
+    def ran(self, result: RunResult) -> None:
+        """Count what a run has used, a re-run too. Several threads may call it at once."""
+        with self._lock:
+            self._gpu_s += seconds_of(result)
+
     def settled(self, experiment: Experiment) -> None:
         """Take in what became of one."""
-        self._gpu_s += sum(experiment.costs.get(part, 0.0) for part in ("startup", "training", "scoring", "confirm"))
         self._since_best = 0 if experiment.status is Status.KEPT else self._since_best + 1
 
     def out_of_time(self, rounds: int = 1) -> str:

@@ -1,8 +1,9 @@
 """Sequence of a second look: the noise floor after experiment 0, and the paired re-runs of a candidate that looks better.
 
 Every run is committed as soon as it has ended, and before the next begins; where others wait for their second look, the runs up
-to the first decision are done at once. What is committed is not run again after a kill: the re-runs are found by
-program and seed, the test's level on its first row, and the first run is in the session's state (unsettled.py).
+to the first decision are done at once, and further pairs on slots that stand idle. What is committed is not run again after
+a kill: the re-runs are found by program and seed, the test's level on its first row, and the first run is in the session's
+state (unsettled.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from arl_core.confirm import Arm, Decision, Judgement, Noise, next_level, next_runs, paired_gains, worth_a_second_look
-from arl_core.outcome import Outcome, settle
+from arl_core.outcome import Outcome, seconds_of, settle
 from arl_core.records import Experiment, utc_now
 from arl_core.repeats import Repeat, Repeats, Role
 from arl_core.second_look import (
@@ -182,19 +183,23 @@ def _re_run(
             return judgement, ""
         gains = paired_gains(seeds, mine, theirs, session.campaign.direction)[: test.max_pairs]
         if gains:
-            judgement = test.judge(gains, noise, level)
+            judgement = test.judge_new(gains, judgement.pairs if judgement else 0, noise, level)
             if judgement.decision is not Decision.CONTINUE:
                 return judgement, ""
-        lacking = next_runs(seeds, mine, theirs, max(test.first_look, len(gains) + 1))
+        pairs = max(test.first_look, len(gains) + 1)
+        lacking = next_runs(seeds, mine, theirs, pairs)
         if not lacking:
             return judgement, "the incumbent failed on too many fresh seeds"
         if over := session.out_of_time(1):
             raise OutOfTime(over)
+        at_once = session.at_once()
+        while pairs < test.max_pairs and len(more := next_runs(seeds, mine, theirs, pairs + 1)) <= at_once:
+            pairs, lacking = pairs + 1, more
         so_far = f", gain {judgement.gain:+.4f} in {judgement.pairs}" if judgement else ""
         pair = f"pair {len(gains) + 1} of at most {test.max_pairs}{so_far}"
         orders = [(*sources[run.arm], run.seed, ROLES[run.arm]) for run in lacking]
         rounds = 1 + math.ceil(len(orders) / session.slots.count)  # they queue behind the candidates that run now
-        if not session.hurry() or session.out_of_time(rounds):
+        if not at_once or session.out_of_time(rounds):
             # One by one: many candidates are given up after a pair or two, and all at once would not end in time.
             words = f"confirming #{work.index}: {lacking[0].arm} on seed {lacking[0].seed}, {pair}"
             work.run(*orders[0], words, incumbent)
@@ -222,8 +227,9 @@ class _Work:
         if not any(one.role is Role.FIRST for one in done):
             score = result.score.value if result.score is not None else None
             seed = self.session.config.seed
-            seconds = result.startup_s + result.training_s + result.scoring_s
-            first = Repeat(campaign, self.index, Role.FIRST, self.source_hash, seed, score, "", level, against, seconds)
+            first = Repeat(
+                campaign, self.index, Role.FIRST, self.source_hash, seed, score, "", level, against, seconds_of(result)
+            )
             commit_repeat(repeats, dataclasses.replace(first, created_at=utc_now()), result)
 
     def run(
@@ -258,6 +264,7 @@ class _Work:
 
     def _commit(self, source_hash: str, seed: int, role: Role, result: RunResult, incumbent: Experiment | None) -> None:
         session = self.session
+        session.ran(result)
         session.check_device(self.index, result)
         shutil.rmtree(self._place(seed, role), ignore_errors=True)
         self.runs += 1
@@ -271,7 +278,7 @@ class _Work:
             outcome.value,
             outcome.reason if outcome.value is None else "",
             against=self.against if role is Role.CANDIDATE else "",
-            seconds=result.startup_s + result.training_s + result.scoring_s,
+            seconds=seconds_of(result),
             created_at=utc_now(),
         )
         repeats = Repeats(session.memory)

@@ -221,7 +221,9 @@ def _run(session: Session, source: str, index: int, costs: Costs) -> RunResult:
     with costs.timed("policy_to_cpu"):
         session.make_room()
     with costs.timed("run"):
-        return session.slots.run(job, session.display.event)
+        result = session.slots.run(job, session.display.event)
+    session.ran(result)
+    return result
 
 
 def _run_costs(result: RunResult) -> dict[str, float]:

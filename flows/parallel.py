@@ -34,7 +34,7 @@ def run_parallel(session: Session, indices: Iterator[int], stop: StopConditions)
     """Run the experiments of `indices`, session.slots.count at a time, until there are no more or `stop` says so."""
     looks = ThreadPoolExecutor(1, thread_name_prefix="second-look")
     flights = _Flights(session, indices, stop, looks)
-    session.hurry = lambda: bool(flights.waiting)
+    session.at_once = flights.at_once
     try:
         flights.run()
     finally:
@@ -59,6 +59,12 @@ class _Flights:
     waiting: list[tuple[Proposal, RunResult]] = field(default_factory=list)
     looking: tuple[Future[Judged], Proposal, RunResult] | None = None
     late: bool = False  # no re-run would end in time: what waits for its second look waits for the next start
+    last: bool = False  # nothing more is to be proposed
+
+    def at_once(self) -> int:
+        """How many slots the second look under way may fill: those that no candidate holds, where others wait for theirs or
+        nothing more is proposed. Else 0: its runs go one by one, and the slots belong to new candidates."""
+        return max(1, self.session.slots.count - len(self.running)) if self.waiting or self.last else 0
 
     @property
     def free(self) -> int:
@@ -110,6 +116,7 @@ class _Flights:
         while self.free > 0 and len(self.waiting) <= self.session.slots.count:
             taken = list(_next(self.indices, self.stop, self.free))
             if not taken:
+                self.last = True
                 return
             self.session.display.begin(taken[-1], self.session.last_index)
             under_way = {source_hash(one.edit.source) for one in self._under_way()}
@@ -141,7 +148,8 @@ class _Flights:
                 proposal = self.running.pop(future)
                 self._show(proposal, {"event": "ended"})
                 proposal.costs.parts["run"] = proposal.costs.since_began() - proposal.costs.parts.get("patch", 0.0)
-                self._landed(proposal, future.result())
+                self.session.ran(result := future.result())
+                self._landed(proposal, result)
             elif self.looking is not None:
                 self._looked_at(*self.looking)
 

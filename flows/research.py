@@ -64,6 +64,7 @@ def research(
 def run(session: Session, stop: StopConditions) -> None:
     """Run the experiments of this start, one after the other or side by side."""
     indices, memory, campaign = session.indices(), session.memory, session.campaign.id
+    session.ran = stop.ran
     if memory.experiment(campaign, 0) is None:
         session.display.begin(0, session.last_index)
         wait_for_quiet(session.config, session.display)

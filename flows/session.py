@@ -88,7 +88,8 @@ class Session:
     out_of_time: Callable[[int], str] = lambda _rounds: (
         ""
     )  # asked before re-runs: do that many, one after the other, end in time?
-    hurry: Callable[[], bool] = lambda: False  # whether others wait for the second look that is under way
+    at_once: Callable[[], int] = lambda: 0  # slots that the second look under way may fill; 0: its runs go one by one
+    ran: Callable[[RunResult], None] = lambda _result: None  # told of every run of this start, from whichever thread
     _policy: Proposer | None = None
     _device: str = ""  # of experiment 0; "" before it is committed, and where no worker told
 

@@ -101,6 +101,14 @@ class PairedTest:
             decision = Decision.DROP
         return Judgement(decision, n, gain, error, p, level)
 
+    def judge_new(self, gains: Sequence[float], seen: int, noise: Noise | None, level: float) -> Judgement:
+        """Judge pairs that came together, where `seen` of them had been judged before. Raises ValueError as judge() does.
+
+        The first look that promotes counts, as it would have one by one; what was paid for already, all pairs must drop.
+        """
+        looks = [self.judge(gains[:n], noise, level) for n in range(min(seen, len(gains) - 1) + 1, len(gains) + 1)]
+        return next((one for one in looks if one.decision is Decision.PROMOTE), looks[-1])
+
     def _is_hopeless(self, t: float, n: int, borrowed: float, level: float) -> bool:
         """Would the gain seen, plus one standard error, still miss the last look's bound?"""
         if t <= 0 or math.isinf(t):

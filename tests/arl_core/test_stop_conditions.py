@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from arl_core.config import StopSettings
 from arl_core.records import Experiment
 from arl_core.stop_conditions import StopConditions, deadline
-from frozen_env.contract import Status
+from frozen_env.contract import Ending, RunResult, Status
 
 NIGHT = datetime(2026, 11, 24, 21, 0, tzinfo=UTC)
 
@@ -41,17 +42,20 @@ class Clocks:
         return StopConditions(StopSettings(**limits), experiment_s, lambda: self.now_s, lambda: self.wall)
 
 
-def experiment(index: int, status: Status = Status.DISCARDED, training: float = 0.0) -> Experiment:
-    return Experiment(
-        "c", index, status, costs={"startup": 10.0, "training": training, "scoring": 5.0, "propose": 99.0}
-    )
+def experiment(index: int, status: Status = Status.DISCARDED) -> Experiment:
+    return Experiment("c", index, status)
+
+
+def a_run(training_s: float) -> RunResult:
+    return RunResult(Ending.FINISHED, startup_s=10.0, training_s=training_s, scoring_s=5.0)
 
 
 def test_without_limits_nothing_stops():
     stop = Clocks().conditions()
     for index in range(1000):
         stop.begin()
-        stop.settled(experiment(index, training=3600))
+        stop.ran(a_run(3600))
+        stop.settled(experiment(index))
     assert stop.reason() == ""
 
 
@@ -105,11 +109,13 @@ def test_the_night_in_which_clocks_change_is_as_long_as_it_is(zone: Callable[[st
     assert deadline("2026-10-25T07:00", evening) == datetime(2026, 10, 25, 6, 0, tzinfo=UTC)
 
 
-def test_gpu_hours_are_those_of_the_candidates():
+def test_gpu_hours_are_those_of_the_runs_of_this_start():
+    """Not of experiments: one whose second look began last night has cost that night what it cost then."""
     stop = Clocks().conditions(gpu_hours=0.1)
-    stop.settled(experiment(1, training=344))
+    stop.ran(a_run(344))
+    stop.settled(replace(experiment(1), costs={"training": 999.0, "confirm": 999.0}))
     assert stop.reason() == ""
-    stop.settled(experiment(2, training=0))
+    stop.ran(a_run(0))
     assert "stop.gpu_hours" in stop.reason()
 
 

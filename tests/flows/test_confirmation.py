@@ -86,7 +86,7 @@ def test_where_others_wait_the_runs_before_the_first_decision_are_done_at_once(o
     session, _, _ = open_session({"base": 2.0, "good": good})
     seed_experiment(session)
     session.slots = host = SideBySide({"base": 2.0, "good": good})
-    session.hurry = lambda: host.batches.append(0) or True
+    session.at_once = lambda: host.batches.append(0) or 3
     at_once = look(session, "good")
     assert at_once.outcome == one_by_one.outcome
     assert at_once.outcome.status is kept
@@ -95,13 +95,28 @@ def test_where_others_wait_the_runs_before_the_first_decision_are_done_at_once(o
     assert sorted(host.runs[1:4]) == [("good", 1), ("good", 2), ("good", 3)]
 
 
+def test_slots_that_stand_idle_take_further_pairs_and_the_verdict_is_that_of_one_by_one(open_session, tmp_path):
+    session, _, _ = open_session({"base": 2.0, "good": 1.97})
+    seed_experiment(session)
+    one_by_one = look(session, "good")
+    (tmp_path / "memory.duckdb").rename(tmp_path / "other.duckdb")
+    session, _, _ = open_session({"base": 2.0, "good": 1.97})
+    seed_experiment(session)
+    session.slots = host = SideBySide({"base": 2.0, "good": 1.97})
+    session.at_once = lambda: host.batches.append(0) or 7
+    at_once = look(session, "good")
+    assert host.batches == [7], "three pairs with the incumbent's runs, two with both"
+    assert at_once.outcome == one_by_one.outcome
+    assert at_once.gain == one_by_one.gain
+
+
 def test_runs_that_would_not_all_end_in_time_are_not_begun_at_once(open_session):
     """Three at a time, and each slot may be busy with a candidate at first: two rounds."""
     session, _, _ = open_session({"base": 2.0, "good": 1.5})
     seed_experiment(session)
     session.slots = host = SideBySide({"base": 2.0, "good": 1.5})
     asked: list[int] = []
-    session.hurry = lambda: host.batches.append(0) or True
+    session.at_once = lambda: host.batches.append(0) or 3
     session.out_of_time = lambda rounds: asked.append(rounds) or ("" if rounds == 1 else "they would end after 07:00")
     assert look(session, "good").outcome.status is Status.KEPT
     assert asked[:2] == [1, 2]

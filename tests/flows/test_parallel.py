@@ -34,6 +34,7 @@ class World:
         self.better: set[int] = set()
         self.looked_at: list[int] = []
         self.begun: set[int] = set()
+        self.ran: list[object] = []
         self.values: dict[int, float] = {}  # of runs that are better; the index where nothing is said
         self.look_may_end = threading.Event()
         self.events: list[dict] = []
@@ -52,6 +53,7 @@ class World:
             show=lambda _index: None,
             landed={},
             keep=self.keep,
+            ran=self.ran.append,
         )
         monkeypatch.setattr(parallel, "propose_edits", self.propose)
         monkeypatch.setattr(parallel, "conclude", self.conclude)
@@ -239,7 +241,7 @@ def test_while_more_wait_for_a_second_look_than_there_are_slots_nothing_is_propo
     waits = []
 
     def look(_session, proposal, _result):
-        hurried.append(world.session.hurry())
+        hurried.append(world.session.at_once())
         waits.append(max(map(max, world.batches)) - proposal.index)
         return "judged"
 
@@ -247,7 +249,46 @@ def test_while_more_wait_for_a_second_look_than_there_are_slots_nothing_is_propo
     world.run(range(1, 9))
     assert sorted(index for index, _ in world.committed) == list(range(1, 9))
     assert max(waits) <= 2 * 2, "at most the slots' number wait, and as many run"
-    assert True in hurried
+    assert max(hurried) > 0
+
+
+def test_a_second_look_may_fill_what_no_candidate_holds_when_nothing_more_is_proposed(monkeypatch):
+    world = World(monkeypatch, slots=3, edits={}, answers=[1, 2, 3])
+    world.better = {1, 3}
+    offered = []
+
+    def look(_session, proposal, _result):
+        while len(world.committed) + len(world.session.landed) < 3:
+            assert not offered
+        deadline_s = time.monotonic() + 30
+        while not (found := world.session.at_once()) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        offered.append(found)
+        return "judged"
+
+    monkeypatch.setattr(parallel, "look_at", look)
+    world.run(range(1, 4))
+    assert offered == [3, 3]
+
+
+def test_while_candidates_are_proposed_a_second_look_that_nobody_waits_for_runs_one_by_one(monkeypatch):
+    world = World(monkeypatch, slots=2, edits={}, answers=[1, 2, 3, 4])
+    world.better = {1}
+    offered = []
+
+    def look(_session, _proposal, _result):
+        offered.append(world.session.at_once())
+        return "judged"
+
+    monkeypatch.setattr(parallel, "look_at", look)
+    world.run(range(1, 99), experiments=4)
+    assert offered == [0]
+
+
+def test_every_run_counts_for_the_gpu_hours_as_it_lands(monkeypatch):
+    world = World(monkeypatch, 2, {2: "invalid"}, answers=[1, 3])
+    world.run(range(1, 4))
+    assert world.ran == ["result", "result"]
 
 
 def test_the_policy_leaves_the_gpu_before_a_run_begins_and_before_the_wait_for_the_others(monkeypatch):

@@ -267,7 +267,7 @@ def test_the_same_program_twice_side_by_side_is_two_runs(tmp_path):
 def test_a_run_with_a_past_runs_alone_so_that_what_dies_then_is_its_doing(monkeypatch, tmp_path):
     killed_under(tmp_path / "under_way", order("suspect", 1), monkeypatch)
     running, most, suspects_company, started = 0, 0, 0, list[str]()
-    guard = threading.Lock()
+    guard, may_end = threading.Lock(), threading.Event()
 
     def train(_host, source, *_):
         nonlocal running, most, suspects_company
@@ -275,7 +275,7 @@ def test_a_run_with_a_past_runs_alone_so_that_what_dies_then_is_its_doing(monkey
             started.append(source)
             running += 1
             most = max(most, running)
-        time.sleep(0.05)
+        assert may_end.wait(30)
         with guard:
             if source == "suspect":
                 suspects_company = max(suspects_company, running - 1)
@@ -286,8 +286,11 @@ def test_a_run_with_a_past_runs_alone_so_that_what_dies_then_is_its_doing(monkey
     slots = opened(3, device="cpu")
     slots.under_way = UnderWay(tmp_path / "under_way")
     flights = [slots.submit(order(f"x = {index}", index), print) for index in (2, 3)]
+    _wait_until(lambda: len(started) == 2)
     flights.append(slots.submit(order("suspect", 1), print))
+    _wait_until(lambda: slots.under_way._suspects == 1)
     flights += [slots.submit(order(f"x = {index}", index), print) for index in (4, 5, 6)]
+    may_end.set()
     assert [flight.result(30).ending for flight in flights] == [Ending.FINISHED] * 6
     slots.close()
     assert (most > 1, suspects_company) == (True, 0)

@@ -58,6 +58,17 @@ def test_the_evidence_is_told_in_the_metrics_units():
     assert judged.p == pytest.approx(expected.pvalue), "one look and nothing borrowed is Student's t"
 
 
+def test_pairs_that_came_together_are_looked_at_one_after_the_other_and_none_is_dropped_for_the_first_of_them():
+    gains = [3.0, 3.1, 3.0, -9.0]
+    assert TEST.judge(gains[:3], NOISE, 0.1).decision is PROMOTE
+    assert TEST.judge(gains, NOISE, 0.1).decision is not PROMOTE
+    assert TEST.judge_new(gains, 0, NOISE, 0.1) == TEST.judge(gains[:3], NOISE, 0.1)
+    assert TEST.judge_new(gains, 3, NOISE, 0.1) == TEST.judge(gains, NOISE, 0.1), "the third look has been taken"
+    unlucky_first = [-0.1, 4.0, 4.0, 4.0]
+    assert TEST.judge(unlucky_first[:1], NOISE, 0.1).decision is DROP
+    assert TEST.judge_new(unlucky_first, 0, NOISE, 0.1).decision is not DROP
+
+
 @given(st.integers(2, 12), st.data())
 def test_the_looks_share_one_level(last, data):
     test = PairedTest(last, data.draw(st.integers(2, last)))

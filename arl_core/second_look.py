@@ -36,8 +36,11 @@ class Evidence:
     def _fresh(self, source_hash: str) -> list[Repeat]:
         return [one for one in self.own if one.source_hash == source_hash and one.role is not Role.FIRST]
 
-    def noise(self) -> Noise | None:
-        """Pool the baseline's repeats (experiment 0's own run too: nothing selected it) and every candidate's pairs."""
+    def noise(self, without: str = "") -> Noise | None:
+        """Pool the baseline's repeats (experiment 0's own run too: nothing selected it) and every candidate's pairs.
+
+        `without`: a program of this campaign whose own pairs do not count, since they are judged by it.
+        """
         repeats: dict[tuple[str, str], list[float]] = {}
         tests: dict[tuple[str, str, str], dict[int, float | None]] = {}
         runs: dict[tuple[str, str], dict[int, float | None]] = {}
@@ -48,9 +51,11 @@ class Evidence:
                 tests.setdefault((one.campaign_id, one.source_hash, one.against), {})[one.seed] = one.value
             if one.role is not Role.FIRST:
                 runs.setdefault((one.campaign_id, one.source_hash), {})[one.seed] = one.value
+        mine_here = {one.campaign_id for one in self.own}
         differences = [
             paired_gains(sorted(mine), mine, runs.get((campaign, against), {}), self.direction)
-            for (campaign, _, against), mine in tests.items()
+            for (campaign, program, against), mine in tests.items()
+            if not (program == without and campaign in mine_here)
         ]
         return pooled(repeats.values(), differences)
 

@@ -17,7 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arl_core.confirm import Arm, Decision, Judgement, Noise, next_level, next_runs, paired_gains, worth_a_second_look
+from arl_core.confirm import (
+    Arm,
+    Decision,
+    Judgement,
+    Noise,
+    next_level,
+    next_runs,
+    paired_gains,
+    seeds_in_order,
+    worth_a_second_look,
+)
 from arl_core.outcome import Outcome, seconds_of, settle
 from arl_core.records import Experiment, utc_now
 from arl_core.repeats import Repeat, Repeats, Role
@@ -131,7 +141,7 @@ def second_look(
         if small := settled_by_size(session, source_hash, outcome, incumbent):
             return small
         evidence = _evidence(session, Repeats(session.memory))
-        noise = evidence.noise()
+        noise = evidence.noise(without=source_hash)  # as it was when its test began, after a kill too
         gain = gain_over(outcome.value, reference(incumbent), session.campaign.direction)
         level = evidence.level(source_hash) or next_level(
             confirm.confidence, evidence.spent(), session.config.iterations
@@ -181,7 +191,8 @@ def _re_run(
         mine, theirs = evidence.results(work.source_hash), evidence.results(incumbent.source_hash)
         if evidence.crash(work.source_hash):
             return judgement, ""
-        gains = paired_gains(seeds, mine, theirs, session.campaign.direction)[: test.max_pairs]
+        whole = seeds_in_order(seeds, mine, theirs)
+        gains = paired_gains(whole, mine, theirs, session.campaign.direction)[: test.max_pairs]
         if gains:
             judgement = test.judge_new(gains, judgement.pairs if judgement else 0, noise, level)
             if judgement.decision is not Decision.CONTINUE:
@@ -196,15 +207,17 @@ def _re_run(
         while pairs < test.max_pairs and len(more := next_runs(seeds, mine, theirs, pairs + 1)) <= at_once:
             pairs, lacking = pairs + 1, more
         so_far = f", gain {judgement.gain:+.4f} in {judgement.pairs}" if judgement else ""
-        pair = f"pair {len(gains) + 1} of at most {test.max_pairs}{so_far}"
         orders = [(*sources[run.arm], run.seed, ROLES[run.arm]) for run in lacking]
-        rounds = 1 + math.ceil(len(orders) / session.slots.count)  # they queue behind the candidates that run now
+        # More than are idle queue behind the candidates that run now.
+        rounds = math.ceil(len(orders) / session.slots.count) + (len(orders) > at_once)
         if not at_once or session.out_of_time(rounds):
             # One by one: many candidates are given up after a pair or two, and all at once would not end in time.
+            pair = f"pair {len(gains) + 1} of at most {test.max_pairs}{so_far}"
             words = f"confirming #{work.index}: {lacking[0].arm} on seed {lacking[0].seed}, {pair}"
             work.run(*orders[0], words, incumbent)
         else:
-            work.run_at_once(orders, f"confirming #{work.index}: {len(orders)} runs at once, {pair}", incumbent)
+            some = f"pairs {len(gains) + 1} to {pairs} of at most {test.max_pairs}{so_far}"
+            work.run_at_once(orders, f"confirming #{work.index}: {len(orders)} runs at once, {some}", incumbent)
 
 
 @dataclass
@@ -241,7 +254,7 @@ class _Work:
         if session.slots.count == 1:  # else the loop makes room: the policy has one owner, and we run beside it
             session.make_room()
         session.display.phase(words)
-        result = session.slots.run(self._order(source, seed, role), session.display.event)
+        result = session.slots.run(self._order(source, seed, role, blamed=True), session.display.event)
         self._commit(source_hash, seed, role, result, incumbent)
 
     def run_at_once(self, runs: Sequence[tuple[str, str, int, Role]], words: str, incumbent: Experiment) -> None:
@@ -252,12 +265,17 @@ class _Work:
         session = self.session
         check_disk(session.folder, session.config.environment)
         session.display.phase(words)
-        flying = {session.slots.submit(self._order(one[0], *one[2:]), lambda _event: None): one[1:] for one in runs}
+        first = next((one for one in runs if one[3] is Role.CANDIDATE), None)  # one of them stands for the program
+        flying = {
+            session.slots.submit(self._order(one[0], *one[2:], blamed=one is first), lambda _event: None): one[1:]
+            for one in runs
+        }
         for landed in as_completed(flying):
             self._commit(*flying[landed], landed.result(), incumbent)
 
-    def _order(self, source: str, seed: int, role: Role) -> Order:
-        return Order(self.index, source, seed, self._place(seed, role), "none", {}, blamed=role is Role.CANDIDATE)
+    def _order(self, source: str, seed: int, role: Role, blamed: bool) -> Order:
+        blamed = blamed and role is Role.CANDIDATE
+        return Order(self.index, source, seed, self._place(seed, role), "none", {}, blamed=blamed)
 
     def _place(self, seed: int, role: Role) -> Path:
         return self.session.place(self.index) / f"{role}_seed_{seed}"

@@ -1,11 +1,11 @@
 """Candidates side by side: K edits proposed from one state, results taken as they come.
 
 A straggler holds nobody up: as soon as a slot is free, the next edit is proposed from the state of that moment. A run that
-looks better than the incumbent is run again, in pairs, on one slot while the others go on (on more when further ones wait);
-such second looks come one after the other, the most promising first, each against the incumbent of its time. The policy
-learns in batches of `policy.batch_edits`, in the order in which experiments are settled. They are committed in that order
-too, under the index that they were proposed with; a campaign that is killed resumes with the second looks that it had not
-done, and with the indices that are missing.
+looks better than the incumbent is run again, in pairs, on one slot while the others go on (on more when further ones wait, or
+nothing more is proposed). Such second looks come one after the other, the most promising first, each against the incumbent of
+its time. The policy learns in batches of `policy.batch_edits`, in the order in which experiments are settled. They are
+committed in that order too, under the index that they were proposed with; a campaign that is killed resumes with the second
+looks that it had not done, and with the indices that are missing.
 """
 
 from __future__ import annotations
@@ -59,12 +59,18 @@ class _Flights:
     waiting: list[tuple[Proposal, RunResult]] = field(default_factory=list)
     looking: tuple[Future[Judged], Proposal, RunResult] | None = None
     late: bool = False  # no re-run would end in time: what waits for its second look waits for the next start
-    last: bool = False  # nothing more is to be proposed
+    last: bool = False  # nothing more is to be proposed, as it stands: a new best ends a plateau
 
     def at_once(self) -> int:
-        """How many slots the second look under way may fill: those that no candidate holds, where others wait for theirs or
-        nothing more is proposed. Else 0: its runs go one by one, and the slots belong to new candidates."""
-        return max(1, self.session.slots.count - len(self.running)) if self.waiting or self.last else 0
+        """How many runs the second look under way may do at once beyond its first decision; 0: not even that, one by one.
+
+        Where others wait for theirs, the runs up to the first decision go together; where besides nothing is proposed, every idle
+        slot takes one. Who limits GPU hours pays for no run that one by one might have spared.
+        """
+        count = self.session.slots.count
+        if (self.last or len(self.waiting) > count) and self.stop.settings.gpu_hours is None:
+            return max(1, count - len(self.running))
+        return int(bool(self.waiting))
 
     @property
     def free(self) -> int:
@@ -115,8 +121,8 @@ class _Flights:
         """
         while self.free > 0 and len(self.waiting) <= self.session.slots.count:
             taken = list(_next(self.indices, self.stop, self.free))
+            self.last = not taken
             if not taken:
-                self.last = True
                 return
             self.session.display.begin(taken[-1], self.session.last_index)
             under_way = {source_hash(one.edit.source) for one in self._under_way()}
@@ -193,10 +199,10 @@ class _Flights:
         return [*self.running.values(), *looking, *(proposal for proposal, _ in self.waiting)]
 
     def _tell(self) -> None:
-        running = ", ".join(f"#{one.index}" for one in self.running.values())
+        told = [f"{len(self.running)} of {self.session.slots.count} slots run candidates"]
+        told += [", ".join(f"#{one.index}" for one in self.running.values())] if self.running else []
         looking = f"; second look at #{self.looking[1].index}" if self.looking else ""
-        busy = len(self.running) + bool(self.looking)
-        self.session.display.phase(f"{busy} of {self.session.slots.count} slots run: {running or 'none'}{looking}")
+        self.session.display.phase(": ".join(told) + looking)
 
 
 def _next(indices: Iterator[int], stop: StopConditions, most: int) -> Iterator[int]:

@@ -6,7 +6,7 @@ campaign's error out among its candidates, plan.py says which run comes next. No
 
 from arl_core.confirm.noise import Noise, pooled, worth_a_second_look
 from arl_core.confirm.paired import Decision, Judgement, PairedTest
-from arl_core.confirm.plan import Arm, Run, next_runs, paired_gains
+from arl_core.confirm.plan import Arm, Run, next_runs, paired_gains, seeds_in_order
 from arl_core.confirm.spending import next_level
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "next_runs",
     "paired_gains",
     "pooled",
+    "seeds_in_order",
     "worth_a_second_look",
 ]

@@ -22,6 +22,9 @@ from frozen_env.contract import Direction, Status, is_better
 
 PROGRAMS = 12  # from here on a spread is known to a third
 NORMAL_QUARTILES = 1.349  # between the quartiles of a normal law, in standard deviations
+PACES = 8  # latest runs whose pace is held against their parents'
+MOST_PACES = 6  # of these on one side: an edit or two may well change what a step costs
+OTHER_PACE = 0.1  # relative change that is no jitter
 RAN = (Status.KEPT, Status.DISCARDED, Status.STOPPED_EARLY)  # the edit was valid and its program trained
 POLICY_PARTS = ("load_policy", "prompt", "propose", "update", "checkpoint", "policy_to_cpu", "policy_to_device")
 AFTER_COMMIT = ("before/between",)  # told in the next experiment's record; holds before/commit and before/track
@@ -79,6 +82,27 @@ def repeats_itself(experiments: Sequence[Experiment]) -> tuple[int, int] | None:
     latest = [one for one in experiments if one.parent_index is not None][-RECENT:]
     new = sum(map(is_new, latest))
     return (new, len(latest)) if 2 * len(latest) >= RECENT and 2 * new < len(latest) else None
+
+
+def other_pace(experiments: Sequence[Experiment]) -> tuple[float, int] | None:
+    """(median ratio, runs) when the latest runs got through text faster or slower than the programs they edit; None when not.
+
+    Tokens per second of training, each run's against its parent's own first run. Six of the latest eight must lie more than a
+    tenth on the same side: edits differ in what they cost, a machine that has changed moves all of them.
+    """
+    paces = {one.index: pace for one in experiments if (pace := _pace(one)) is not None}
+    ratios = [
+        paces[one.index] / paces[one.parent_index]
+        for one in experiments
+        if one.parent_index is not None and one.index in paces and one.parent_index in paces
+    ][-PACES:]
+    slower, faster = (sum(ratio < 1 - OTHER_PACE for ratio in ratios), sum(ratio > 1 + OTHER_PACE for ratio in ratios))
+    return (statistics.median(ratios), len(ratios)) if max(slower, faster) >= MOST_PACES else None
+
+
+def _pace(one: Experiment) -> float | None:
+    told = (one.extra.get("performance") or {}).get("tokens_per_s")
+    return float(told) if one.status in RAN and isinstance(told, int | float) and 0 < told < math.inf else None
 
 
 def incumbents(experiments: Iterable[Experiment]) -> list[Experiment | None]:

@@ -13,6 +13,7 @@ from arl_core.report.findings import (
     figure_of,
     noise_above_spread,
     noise_sd,
+    other_pace,
     repeats_itself,
 )
 from arl_core.theory import MOST_EXPERIMENTS, BestSoFar, ImprovementRate, gain_by_luck
@@ -125,6 +126,14 @@ def cautions(found: Answer, experiments: Sequence[Experiment], noise: float | No
             f"programs one of only {number(spread)}: other work seems to have disturbed the repeats (or a seed does more than an "
             "edit). Gains were held against too large a noise, and real ones may have been missed. Start anew on a quiet machine: "
             "--fresh --set confirm.history=false."
+        )
+    if paced := other_pace(experiments):
+        ratio, runs = paced
+        then = "gains may then have been missed" if ratio < 1 else "a gain may then be the machine's"
+        told.append(
+            f"The latest {runs} runs got through {ratio:.2f} times as many tokens a second as the programs that they edit "
+            "(median). Either the edits change what a step costs, or the machine has changed: other work, heat, another clock. "
+            f"Under a time budget {then}; --set confirm.reuse=false runs the incumbent anew beside every candidate."
         )
     if repeated := repeats_itself(experiments):
         new, proposals = repeated

@@ -182,6 +182,13 @@ def test_the_noise_pools_the_baseline_and_the_pairs():
     assert noise.variance == pytest.approx((0.0008 + 0.0004) / 3)
 
 
+def test_a_program_is_not_judged_by_a_noise_that_its_own_pairs_are_part_of():
+    earlier = [Repeat("b", 0, Role.BASELINE, "base", seed, 1.7 + 0.01 * seed) for seed in range(3)]
+    noise = Evidence(ROWS, earlier).noise(without="aa")
+    assert noise is not None
+    assert noise.df == 4, "the baseline's repeats of both campaigns"
+
+
 def test_earlier_campaigns_add_to_the_noise_and_to_nothing_else():
     earlier = [Repeat("b", 0, Role.BASELINE, "base", seed, 1.7 + 0.01 * seed) for seed in range(3)]
     both = Evidence(ROWS, earlier)

@@ -116,7 +116,7 @@ def test_runs_that_would_not_all_end_in_time_are_not_begun_at_once(open_session)
     seed_experiment(session)
     session.slots = host = SideBySide({"base": 2.0, "good": 1.5})
     asked: list[int] = []
-    session.at_once = lambda: host.batches.append(0) or 3
+    session.at_once = lambda: host.batches.append(0) or 1
     session.out_of_time = lambda rounds: asked.append(rounds) or ("" if rounds == 1 else "they would end after 07:00")
     assert look(session, "good").outcome.status is Status.KEPT
     assert asked[:2] == [1, 2]

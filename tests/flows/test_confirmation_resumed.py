@@ -14,7 +14,7 @@ from flows import iteration, parallel, research
 from flows.costs import Costs
 from flows.session import Session
 from flows.unsettled import Landed, Proposal
-from frozen_env.contract import Status
+from frozen_env.contract import RunResult, Status
 from tasks.patch import Patch
 from tests.flows.second_looks import Killed, first_run, look, seed_experiment
 
@@ -82,11 +82,14 @@ def test_side_by_side_too_a_resumed_campaign_settles_the_runs_that_had_ended(ope
     host.count, session.last_index = 2, 3
     monkeypatch.setattr(parallel, "propose_edits", lambda _session, indices, _under_way: proposed.append(indices) or [])
     proposed: list[list[int]] = []
-    research.run(session, StopConditions(StopSettings()))
+    stop, counted = StopConditions(StopSettings()), list[RunResult]()
+    stop.ran = counted.append
+    research.run(session, stop)
     assert proposed == [[1]], "what had ended is not proposed again"
     statuses = {one.index: one.status for one in session.memory.experiments("c")}
     assert statuses == {0: Status.KEPT, 2: Status.DISCARDED, 3: Status.KEPT}
     assert host.runs == [("good", 1), ("good", 2), ("good", 3)]
+    assert len(counted) == 3, "GPU hours are those of this start's runs"
     assert open_session(values)[0].landed == {}
     assert not any("goes on at the next start" in line for line in said)
 

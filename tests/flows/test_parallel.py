@@ -252,37 +252,40 @@ def test_while_more_wait_for_a_second_look_than_there_are_slots_nothing_is_propo
     assert max(hurried) > 0
 
 
-def test_a_second_look_may_fill_what_no_candidate_holds_when_nothing_more_is_proposed(monkeypatch):
-    world = World(monkeypatch, slots=3, edits={}, answers=[1, 2, 3])
-    world.better = {1, 3}
-    offered = []
+@pytest.mark.parametrize(
+    ("waiting", "last", "limits", "at_once"),
+    [
+        (0, False, {}, 0),
+        (1, False, {}, 1),
+        (4, False, {}, 1),
+        (5, False, {}, 3),
+        (0, True, {}, 3),
+        (2, True, {}, 3),
+        (0, True, {"gpu_hours": 1.0}, 0),
+        (5, False, {"gpu_hours": 1.0}, 1),
+    ],
+)
+def test_a_second_look_fills_the_slots_that_nobody_else_will(monkeypatch, waiting, last, limits, at_once):
+    """Four slots, a candidate on one. Else the slots belong to what is proposed next, and limited GPU hours are not wasted."""
+    world = World(monkeypatch, slots=4, edits={}, answers=[])
+    flights = parallel._Flights(world.session, iter([]), StopConditions(StopSettings(**limits)), looks=None)
+    flights.running = {Future(): world.proposal(1)}
+    flights.waiting = [(world.proposal(2 + k), better(1.9)) for k in range(waiting)]
+    flights.last = last
+    assert flights.at_once() == at_once
 
-    def look(_session, proposal, _result):
-        while len(world.committed) + len(world.session.landed) < 3:
-            assert not offered
-        deadline_s = time.monotonic() + 30
-        while not (found := world.session.at_once()) and time.monotonic() < deadline_s:
-            time.sleep(0.01)
-        offered.append(found)
-        return "judged"
 
-    monkeypatch.setattr(parallel, "look_at", look)
-    world.run(range(1, 4))
-    assert offered == [3, 3]
-
-
-def test_while_candidates_are_proposed_a_second_look_that_nobody_waits_for_runs_one_by_one(monkeypatch):
-    world = World(monkeypatch, slots=2, edits={}, answers=[1, 2, 3, 4])
-    world.better = {1}
-    offered = []
-
-    def look(_session, _proposal, _result):
-        offered.append(world.session.at_once())
-        return "judged"
-
-    monkeypatch.setattr(parallel, "look_at", look)
-    world.run(range(1, 99), experiments=4)
-    assert offered == [0]
+def test_a_plateau_that_a_new_best_ends_gives_the_slots_back_to_candidates(monkeypatch):
+    world = World(monkeypatch, slots=2, edits={}, answers=[])
+    stop = StopConditions(StopSettings(plateau=1))
+    flights = parallel._Flights(world.session, iter([1, 2]), stop, looks=None)
+    stop.settled(Experiment("c", 8, Status.DISCARDED))
+    flights._fill()
+    assert flights.last
+    stop.settled(Experiment("c", 9, Status.KEPT))
+    flights._fill()
+    assert not flights.last
+    assert flights.at_once() == 0
 
 
 def test_every_run_counts_for_the_gpu_hours_as_it_lands(monkeypatch):

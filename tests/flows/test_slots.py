@@ -266,20 +266,12 @@ def test_the_same_program_twice_side_by_side_is_two_runs(tmp_path):
 
 def test_a_run_with_a_past_runs_alone_so_that_what_dies_then_is_its_doing(monkeypatch, tmp_path):
     killed_under(tmp_path / "under_way", order("suspect", 1), monkeypatch)
-    running, most, suspects_company, started = 0, 0, 0, list[str]()
-    guard, may_end = threading.Lock(), threading.Event()
+    started = list[str]()
+    may_end, suspect_may_end = threading.Event(), threading.Event()
 
     def train(_host, source, *_):
-        nonlocal running, most, suspects_company
-        with guard:
-            started.append(source)
-            running += 1
-            most = max(most, running)
-        assert may_end.wait(30)
-        with guard:
-            if source == "suspect":
-                suspects_company = max(suspects_company, running - 1)
-            running -= 1
+        started.append(source)
+        assert (suspect_may_end if source == "suspect" else may_end).wait(30)
         return RunResult(Ending.FINISHED)
 
     monkeypatch.setattr(module, "train", train)
@@ -290,11 +282,13 @@ def test_a_run_with_a_past_runs_alone_so_that_what_dies_then_is_its_doing(monkey
     flights.append(slots.submit(order("suspect", 1), print))
     _wait_until(lambda: slots.under_way._suspects == 1)
     flights += [slots.submit(order(f"x = {index}", index), print) for index in (4, 5, 6)]
+    assert len(started) == 2, "it waits for those that ran before it"
     may_end.set()
+    _wait_until(lambda: "suspect" in started and len(slots.under_way._turn._waiters) == 2)
+    assert started[2:] == ["suspect"], "those behind it wait, and nobody runs beside it"
+    suspect_may_end.set()
     assert [flight.result(30).ending for flight in flights] == [Ending.FINISHED] * 6
     slots.close()
-    assert (most > 1, suspects_company) == (True, 0)
-    assert started.index("suspect") == 2, "it waits for those that ran before it, and not for those behind it"
 
 
 def test_a_tidy_interruption_is_no_death_and_a_host_that_keeps_dying_is_one(monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arl_core.confirm import Arm, Run, next_level, next_runs, paired_gains
+from arl_core.confirm import Arm, Run, next_level, next_runs, paired_gains, seeds_in_order
 
 C, I = Arm.CANDIDATE, Arm.INCUMBENT  # noqa: E741
 
@@ -79,6 +79,20 @@ def test_the_next_run_is_what_the_next_pair_lacks(candidate, incumbent, run):
 def test_all_that_the_first_pairs_lack_may_run_at_once():
     lacking = next_runs([1, 2, 3, 4], {1: 2.0}, {2: None, 3: 2.0}, pairs=3)
     assert lacking == [Run(I, 1), Run(C, 3), Run(C, 4), Run(I, 4)], "seed 2 makes no pair"
+
+
+@pytest.mark.parametrize(
+    ("candidate", "incumbent", "whole"),
+    [
+        ({1: 2.0, 4: 2.0, 5: 2.0}, {1: 2.0, 4: 2.0, 5: 2.0}, [1]),
+        ({1: 2.0, 3: 2.0}, {1: 2.0, 2: None, 3: 2.0}, [1, 2, 3]),
+        ({1: 2.0, 2: 2.0}, {1: 2.0}, [1]),
+        ({}, {}, []),
+    ],
+    ids=["a kill left a gap", "no pair where the incumbent failed", "half a pair", "nothing yet"],
+)
+def test_looks_are_taken_on_the_pairs_up_to_the_first_that_is_not_whole(candidate, incumbent, whole):
+    assert seeds_in_order([1, 2, 3, 4, 5], candidate, incumbent) == whole
 
 
 def test_gains_are_paired_by_seed_and_positive_when_better():

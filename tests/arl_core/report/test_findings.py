@@ -129,6 +129,52 @@ def test_a_policy_that_repeats_itself_is_told(new: int, repeated: int, told: tup
     assert any("the policy repeats itself" in line for line in cautions) == (told is not None)
 
 
+def paced(index: int, tokens_per_s: float, **fields: object) -> Experiment:
+    known: dict[str, object] = {"extra": {"performance": {"tokens_per_s": tokens_per_s}}}
+    return one(index, 2.1, **(known | fields))
+
+
+@pytest.mark.parametrize(
+    ("paces", "told", "words_of_it"),
+    [
+        ([810.0] * 6 + [1000.0] * 2, (0.81, 8), "gains may then have been missed"),
+        ([1250.0] * 8, (1.25, 8), "a gain may then be the machine's"),
+        ([810.0] * 5 + [1000.0] * 3, None, ""),
+        ([950.0] * 8, None, ""),
+        ([810.0] * 8 + [1000.0] * 3, None, ""),
+        ([810.0] * 4 + [1250.0] * 4, None, ""),
+    ],
+    ids=["slower", "faster", "five of eight", "jitter", "over again", "both ways"],
+)
+def test_a_machine_that_has_changed_its_pace_is_told(paces, told, words_of_it):
+    campaign = [kept(0, 2.0, extra={"performance": {"tokens_per_s": 1000.0}})]
+    campaign += [paced(1 + k, pace) for k, pace in enumerate(paces)]
+    assert findings.other_pace(campaign) == told
+    cautions = words.cautions(findings.answer(campaign), campaign, None)
+    assert any("tokens a second as the programs that they edit" in line for line in cautions) == (told is not None)
+    assert told is None or any(words_of_it in line for line in cautions)
+
+
+def test_each_run_is_held_against_the_program_that_it_edits():
+    """A slower incumbent makes all of its edits slower, and nothing has happened to the machine."""
+    campaign = [
+        kept(0, 2.0, extra={"performance": {"tokens_per_s": 1000.0}}),
+        paced(1, 500.0, status=Status.KEPT),
+        *(paced(2 + k, 500.0, parent_index=1) for k in range(8)),
+    ]
+    assert findings.other_pace(campaign) is None
+
+
+def test_a_run_that_crashed_or_tells_no_pace_is_not_counted():
+    campaign = [
+        kept(0, 2.0, extra={"performance": {"tokens_per_s": 1000.0}}),
+        *(paced(1 + k, 100.0, status=Status.CRASHED) for k in range(4)),
+        *(one(5 + k, 2.1, extra={"performance": {"tokens_per_s": None}}) for k in range(4)),
+        *(one(9 + k, 2.1) for k in range(4)),
+    ]
+    assert findings.other_pace(campaign) is None
+
+
 @pytest.mark.parametrize("campaign", [[], [one(0)], [kept(0, 2.0)], [kept(0, 2.0), one(1, 2.1), one(2)]])
 def test_nothing_found_is_an_answer_too(campaign):
     found = findings.answer(campaign)

@@ -120,7 +120,7 @@ def test_runs_that_would_not_all_end_in_time_are_not_begun_at_once(open_session)
     session.out_of_time = lambda rounds: asked.append(rounds) or ("" if rounds == 1 else "they would end after 07:00")
     assert look(session, "good").outcome.status is Status.KEPT
     assert asked[:2] == [1, 2]
-    assert sum(host.batches) == 0, "one by one"
+    assert max(host.batches) <= 1, "one by one"
 
 
 def test_a_gain_that_needs_no_re_run_does_not_wait_behind_those_that_do(open_session):

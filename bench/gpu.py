@@ -38,6 +38,7 @@ from flows.research import research
 from flows.setup import main as set_up
 from frozen_env.contract import ResearchError, RunResult
 from frozen_env.fetch import data_dir
+from frozen_env.runtime.gpu_lock import held_for
 from frozen_env.runtime.supervisor import Host
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--runs", type=int, default=2, help="seeds, each run inside and outside the sandbox (default: 2)"
     )
-    parser.add_argument("--campaign", type=int, default=3, help="experiments of a campaign, 0 for none (default: 3)")
+    parser.add_argument(
+        "--campaign",
+        type=int,
+        default=4,
+        help="experiments of a campaign after its own experiment 0, 0 for none (default: 4)",
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     parser.add_argument("--json", action="store_true", help="print the figures as the last line")
     return parser
@@ -111,7 +117,8 @@ def run_target(config: CampaignConfig, seeds: Sequence[int]) -> dict[str, list[R
         for name in SANDBOXES if seed % 2 == 0 else SANDBOXES[::-1]:
             with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
                 place = Path(folder)
-                with Host(replace(config.environment, sandbox=name), data_dir(), place / "host.log") as host:
+                spec = replace(config.environment, sandbox=name)
+                with held_for(spec.device) as gpu, Host(spec, data_dir(), place / "host.log", gpu) as host:
                     result = host.run(source, seed=seed, place=place)
             if result.score is None:
                 raise ResearchError(f"the untouched target gave no score, sandbox {name}: {result.reason}")
@@ -159,7 +166,7 @@ def run_campaign(preset: str, experiments: int, overrides: dict[str, Any]) -> li
         memory = Path(folder) / "mlruns" / "memory.duckdb"
         settings = {"stopping.rule": "none", "confirm.enabled": False, "policy.batch_edits": min(2, experiments)}
         settings |= overrides | {"memory": str(memory)}
-        found = research(preset, iterations=experiments + 1, settings=settings, fresh=True)
+        found = research(preset, iterations=experiments, settings=settings, fresh=True)
         return Memory(memory, read_only=True).experiments(found["campaign"])[1:]
 
 

@@ -25,6 +25,7 @@ from frozen_env.description import Description, read
 from frozen_env.fetch import data_dir
 from frozen_env.files import join
 from frozen_env.problems import prepare
+from frozen_env.runtime.gpu_lock import held_for
 from frozen_env.runtime.supervisor import Event, Host
 from frozen_env.spec import EnvironmentSpec, preset_names, read_preset
 
@@ -171,7 +172,7 @@ def _run(options: argparse.Namespace) -> int:
         prepare(spec, options.data, lambda line: print(line, flush=True))
     options.out.mkdir(parents=True, exist_ok=True)
     began_s = time.monotonic()
-    with Host(spec, options.data, options.out / "host.log") as host:
+    with held_for(spec.device) as gpu, Host(spec, options.data, options.out / "host.log", gpu) as host:
         host.wait_ready()
         print(f"host ready after {time.monotonic() - began_s:.1f} s, sandbox {host.sandbox}", flush=True)
         if host.sandbox == "OFF":

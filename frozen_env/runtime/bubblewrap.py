@@ -44,7 +44,7 @@ def command(order: Order, spec: EnvironmentSpec) -> list[str]:
     readable = [
         *sandbox.readable_paths(),
         *order.readable,
-        *gpus.readable_paths([]),
+        *gpus.readable_paths(visible, found),
         *toolchain.readable_paths(spec.device),
         *_interpreter(),
         str(ROOT / "frozen_env"),
@@ -60,6 +60,7 @@ def command(order: Order, spec: EnvironmentSpec) -> list[str]:
         "PYTHONPATH": str(ROOT),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": str(spec.threads),
+        **toolchain.IN_PROCESS,
     }.items():
         words += ["--setenv", key, value]
     if visible is not None:

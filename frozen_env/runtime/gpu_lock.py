@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,18 @@ def hold(names: Sequence[str], wait_s: float = 0.0, folder: Path | None = None) 
                 "other campaign, or name other GPUs in ARL_GPUS"
             )
         time.sleep(POLL_S)
+
+
+@contextlib.contextmanager
+def held_for(device: str) -> Iterator[HeldGpu | None]:
+    """Hold one GPU for a run by hand; None on a CPU, or where no GPU answers. Raises HostError when all are taken."""
+    names = visible() if device != "cpu" else []
+    held = hold(names) if names else None
+    try:
+        yield held
+    finally:
+        if held is not None:
+            held.close()
 
 
 def lock_path(name: str, folder: Path) -> Path:

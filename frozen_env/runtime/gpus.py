@@ -8,23 +8,34 @@ and handed on as UUIDs, because with some device files out of reach CUDA would c
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from frozen_env.contract import FrozenEnvError
 
 LISTED = Path("/proc/driver/nvidia/gpus")
+PCI = Path("/sys/bus/pci/devices")
+UVM = "/dev/nvidia-uvm"
+WAKE_LIMIT_S = 150.0  # torch from a cold disk, and a driver that loads its firmware
 COMMON_DEVICES = (
     "/dev/nvidiactl",
-    "/dev/nvidia-uvm",
+    UVM,
     "/dev/nvidia-uvm-tools",
     "/dev/nvidia-modeset",
     "/dev/nvidia-caps",
 )
 READABLE = (
     "/proc/driver/nvidia",
-    "/sys/bus/pci/devices",
+    "/proc/driver/nvidia-uvm",
+    "/proc/devices",
+    "/proc/modules",
+    "/proc/sys/vm/mmap_min_addr",
+    "/run/nvidia-persistenced",
+    str(PCI),
     "/sys/devices/pci0000:00",
+    "/sys/devices/system/memory",
     "/sys/module/nvidia",
     "/usr/local/cuda",
     "/usr/local/nvidia",
@@ -36,6 +47,7 @@ class Gpu:
     uuid: str
     device: str
     name: str = ""  # "NVIDIA H100 80GB HBM3"
+    address: str = ""  # on the PCI bus: "0000:3b:00.0"
 
 
 def listed(folder: Path = LISTED) -> list[Gpu]:
@@ -44,8 +56,28 @@ def listed(folder: Path = LISTED) -> list[Gpu]:
     for path in sorted(folder.glob("*/information")):
         facts = dict(line.partition(":")[::2] for line in path.read_text(encoding="utf-8").splitlines())
         facts = {key.strip(): value.strip() for key, value in facts.items()}
-        found.append(Gpu(facts["GPU UUID"], f"/dev/nvidia{facts['Device Minor']}", facts.get("Model", "")))
+        found.append(
+            Gpu(facts["GPU UUID"], f"/dev/nvidia{facts['Device Minor']}", facts.get("Model", ""), path.parent.name)
+        )
     return found
+
+
+def wake(folder: Path = LISTED) -> None:
+    """Have the driver make its device files and learn its GPUs' UUIDs, as it does for a machine's first CUDA program.
+
+    A confined candidate cannot be that one: it may start no program with privileges. Raises FrozenEnvError when the files are
+    missing after that too. Does nothing where there is no GPU, or all is there.
+    """
+    if not (found := listed(folder)) or (os.path.exists(UVM) and not any("?" in gpu.uuid for gpu in found)):
+        return
+    first = [sys.executable, "-c", "import torch; torch.cuda.init()"]
+    try:
+        said = subprocess.run(first, capture_output=True, text=True, timeout=WAKE_LIMIT_S, check=False).stderr
+    except subprocess.TimeoutExpired:
+        said = f"torch.cuda.init() took more than {WAKE_LIMIT_S:.0f} s"
+    if not os.path.exists(UVM):
+        last = (said.strip().splitlines() or ["no reason was given"])[-1]
+        raise FrozenEnvError(f"there are GPUs but no {UVM}: {last}. Try `nvidia-modprobe -u -c 0` as root")
 
 
 def assigned(visible: str | None, gpus: list[Gpu]) -> list[Gpu]:
@@ -94,6 +126,9 @@ def writable_paths(visible: str | None, gpus: list[Gpu]) -> list[str]:
     return [path for path in wanted if os.path.exists(path)]
 
 
-def readable_paths(gpus: list[Gpu]) -> list[str]:
-    wanted = (*READABLE, f"/proc/{os.getpid()}") if gpus else ()
+def readable_paths(visible: str | None, gpus: list[Gpu]) -> list[str]:
+    """What CUDA reads at its start about the driver, the machine and these GPUs; [] without a GPU."""
+    chosen = assigned(visible, gpus)
+    own = [os.path.realpath(PCI / gpu.address) for gpu in chosen if gpu.address]  # not all lie on the first bus
+    wanted = [*READABLE, *own, f"/proc/{os.getpid()}"] if chosen else []
     return [path for path in wanted if os.path.exists(path)]

@@ -79,6 +79,8 @@ def serve(
     caller = Caller()
     processes.adopt_orphans()
     words = sandbox.describe(spec.sandbox)
+    if spec.device != "cpu":
+        gpus.wake()
     zygote = Zygote(spec, words, torch=torch)
     problem, environment_digest = load()
     spec = dataclasses.replace(spec, device=zygote.wait_ready())

@@ -11,6 +11,7 @@ import random
 import runpy
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -54,7 +55,7 @@ def by_landlock(order: Order, spec: EnvironmentSpec) -> None:
     visible, found = os.environ.get("CUDA_VISIBLE_DEVICES"), gpus.listed() if spec.device == "cuda" else []
     without = hiding.rules_without(hiding.places(order.hidden, sandbox.readable_paths())) if order.hidden else None
     sandbox.confine_files(
-        readable=[*order.readable, *gpus.readable_paths(found), *toolchain.readable_paths(spec.device)],
+        readable=[*order.readable, *gpus.readable_paths(visible, found), *toolchain.readable_paths(spec.device)],
         writable=[order.scratch, *gpus.writable_paths(visible, found)],
     )
     if without is not None:
@@ -79,9 +80,10 @@ def run(order: Order, spec: EnvironmentSpec, *, confine: Confine | None) -> NoRe
             listener = seccomp.install(seccomp.process_program(), listen=True)
             socket.send_fds(sock, [CONFINED], [listener])
             os.close(listener)
-            seccomp.install(seccomp.deny_program())
+            seccomp.install(seccomp.deny_program(spec.device))
         os.environ.clear()
         os.environ.update(environment)
+        tempfile.tempdir = None  # the warm interpreter has looked, and found /tmp
         gc.enable()
         _work(order, spec, Channel(sock), buffers)
         code = 0
@@ -134,8 +136,7 @@ def clean_environment(order: Order, spec: EnvironmentSpec) -> dict[str, str]:
         "HOME": scratch,
         "TMPDIR": scratch,
         "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/inductor",
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # helpers would need semaphores, files in /dev/shm, out of a candidate's reach
-        "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",  # would run openssl
+        **toolchain.IN_PROCESS,
         "TRITON_CACHE_DIR": f"{scratch}/triton",
         "OMP_NUM_THREADS": str(spec.threads),
         **toolchain.environment(spec.device),

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 
 from frozen_env.contract import SandboxUnavailable
 
-NETWORK = "connect bind listen sendmsg sendmmsg"  # sendmsg: could park open files in a socket's queue
+NETWORK = "connect accept accept4 bind listen sendmsg sendmmsg"  # sendmsg: could park open files in a socket's queue
 OTHER_PROCESSES = (
     "ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_getfd kcmp setpriority "
     "ioprio_set migrate_pages move_pages"
@@ -43,6 +43,9 @@ PRIVILEGED = (
     "swapon swapoff acct quotactl quotactl_fd settimeofday clock_settime clock_adjtime adjtimex sethostname setdomainname "
     "iopl ioperm syslog vhangup seccomp personality"
 )
+# CUDA's start makes a socket (AF_UNIX, SOCK_SEQPACKET) and listens on an abstract name, or fails: "@cuda-uvmfd-…" in the
+# profiles of snapd's cuda-support interface, https://github.com/canonical/snapd/tree/master/interfaces/builtin.
+FOR_CUDA = ("bind", "listen")
 DENIED = " ".join((NETWORK, OTHER_PROCESSES, FILES_OF_OTHERS, HIDDEN_MEMORY, PRIVILEGED)).split()
 ONLY_ITSELF = [
     "prlimit64",
@@ -55,12 +58,13 @@ LAST_KNOWN = "mseal"  # the newest call that this file has looked at
 
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 X32_BIT = 0x40000000  # calls of a second x86-64 ABI, which would slip past a list of numbers
+AF_UNIX, SOCK_SEQPACKET, SOCKET_TYPE = 1, 5, 0xF
 CLONE_THREAD = 0x00010000
 CLONE_OUTSIDE = 0x7E028000  # new namespaces, or a sibling instead of a child
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 
 KILL_PROCESS, ERRNO, USER_NOTIF, ALLOW = 0x80000000, 0x00050000, 0x7FC00000, 0x7FFF0000
-LOAD, JUMP_EQUAL, JUMP_GREATER, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
+LOAD, JUMP_EQUAL, JUMP_GREATER, JUMP_ANY_BIT, AND, RETURN = 0x20, 0x15, 0x25, 0x45, 0x54, 0x06
 NUMBER, ARCH, FIRST_ARG, SECOND_ARG = 0, 4, 16, 24  # offsets into struct seccomp_data; low words, little-endian
 
 SET_MODE_FILTER, NEW_LISTENER = 1, 8
@@ -92,8 +96,9 @@ def _architecture() -> int:
     return AUDIT_ARCH[machine]
 
 
-def deny_program() -> Program:
-    """The filter that refuses what is listed above."""
+def deny_program(device: str = "cpu") -> Program:
+    """The filter that refuses what is listed above. A process on a GPU ("cuda") may make a socket that CUDA listens on; nobody
+    can connect to it, nor it to anybody."""
 
     def refuse(code: int) -> tuple[int, int, int, int]:
         return (RETURN, 0, 0, ERRNO | code)
@@ -108,10 +113,16 @@ def deny_program() -> Program:
         (JUMP_GREATER, 0, 1, last),  # x32 calls lie beyond, too
         refuse(errno.ENOSYS),
     ]
-    for found in _numbers(DENIED):
+    denied = [name for name in DENIED if not (device == "cuda" and name in FOR_CUDA)]
+    for found in _numbers(denied):
         program += [(JUMP_EQUAL, 0, 1, found), refuse(errno.EPERM)]
     for found in _numbers(["socket"]):  # what libraries expect of a kernel without that network
-        program += [(JUMP_EQUAL, 0, 1, found), refuse(errno.EAFNOSUPPORT)]
+        if device == "cuda":
+            program += [(JUMP_EQUAL, 0, 7, found), (LOAD, 0, 0, FIRST_ARG), (JUMP_EQUAL, 0, 3, AF_UNIX)]
+            program += [(LOAD, 0, 0, SECOND_ARG), (AND, 0, 0, SOCKET_TYPE), (JUMP_EQUAL, 1, 0, SOCK_SEQPACKET)]
+            program += [refuse(errno.EAFNOSUPPORT), (RETURN, 0, 0, ALLOW)]
+        else:
+            program += [(JUMP_EQUAL, 0, 1, found), refuse(errno.EAFNOSUPPORT)]
     for found in _numbers(["clone3"]):  # its flags lie in memory, where no filter can see; libc falls back to clone
         program += [(JUMP_EQUAL, 0, 1, found), refuse(errno.ENOSYS)]
     for found in _numbers(ONLY_ITSELF):

@@ -34,7 +34,7 @@ from frozen_env.contract import (
     Verdict,
 )
 from frozen_env.description import read
-from frozen_env.runtime import processes
+from frozen_env.runtime import processes, toolchain
 from frozen_env.runtime.channel import LineReader, encode
 from frozen_env.runtime.gpu_lock import HeldGpu
 from frozen_env.spec import EnvironmentSpec
@@ -287,4 +287,5 @@ def host_environment(spec: EnvironmentSpec) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+        **toolchain.IN_PROCESS,
     }

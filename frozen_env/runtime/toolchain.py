@@ -14,7 +14,11 @@ from pathlib import Path
 
 SEARCH_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"  # as a candidate's PATH, and where ldconfig lies
 PROGRAMS = ("gcc", "g++", "as", "ld", "ldconfig", "ldconfig.real", "sh")  # g++: inductor, for what stays on the CPU
+GCC_PARTS = "/usr/libexec/gcc"  # cc1, collect2 and the linker's plugin; with older systems in /usr/lib/gcc
 HEADERS = ("/usr/include", "/usr/local/include")
+# Inductor compiles in the candidate's own process: helpers would need semaphores, files in /dev/shm, out of its reach, and a
+# precompiled header openssl. Read when torch is imported, so the warm interpreter needs them too.
+IN_PROCESS = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0"}
 LIBCUDA = "libcuda.so.1"
 LIBCUDA_FOLDERS = (
     "/usr/lib/x86_64-linux-gnu",
@@ -32,7 +36,7 @@ def readable_paths(device: str) -> list[str]:
         return []
     found = [shutil.which(name, path=SEARCH_PATH) for name in PROGRAMS]
     programs = [os.path.realpath(path) for path in found if path]
-    wanted = [*programs, sysconfig.get_path("include"), *HEADERS]
+    wanted = [*programs, GCC_PARTS, sysconfig.get_path("include"), *HEADERS]
     return [path for path in dict.fromkeys(wanted) if os.path.exists(path)]
 
 

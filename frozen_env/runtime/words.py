@@ -24,6 +24,7 @@ OUT_OF_MEMORY_WORDS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "cudaErrorMemoryAllocation",
+    "NVML_SUCCESS ==",  # torch asks NVML who holds a full GPU's memory, and dies of that where NVML may not answer
 )
 # Exception classes whose names may leave scoring, as a traceback spells them. A candidate can give its own class any name.
 KNOWN_ERRORS = frozenset(

@@ -1,4 +1,4 @@
-"""The runtime's smaller rules, each by itself: GPUs, lateness, capabilities, seccomp programs, refusal of old kernels."""
+"""The runtime's smaller rules, each by itself: last words, lateness, capabilities, seccomp programs, refusal of old kernels."""
 
 from __future__ import annotations
 
@@ -7,64 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from frozen_env.contract import FrozenEnvError, SandboxUnavailable
-from frozen_env.runtime import bubblewrap, gpus, sandbox, seccomp
-from frozen_env.runtime.gpus import Gpu
+from frozen_env.contract import SandboxUnavailable
+from frozen_env.runtime import bubblewrap, sandbox, seccomp
 from frozen_env.runtime.launch import Order
 from frozen_env.runtime.submission import Overrun
 from frozen_env.runtime.words import out_of_memory
 from frozen_env.spec import EnvironmentSpec
 
-# --- GPUs ---------------------------------------------------------------------------------------------------------------
-TWO = [Gpu("GPU-aaaa-1", "/dev/nvidia1"), Gpu("GPU-bbbb-2", "/dev/nvidia0")]
-
-
-@pytest.mark.parametrize(
-    ("visible", "devices"),
-    [
-        (None, ["/dev/nvidia1", "/dev/nvidia0"]),
-        ("0", ["/dev/nvidia1"]),
-        ("1", ["/dev/nvidia0"]),
-        ("1,0", ["/dev/nvidia0", "/dev/nvidia1"]),
-        ("GPU-bbbb-2", ["/dev/nvidia0"]),
-        ("GPU-aaaa", ["/dev/nvidia1"]),
-        ("", []),
-        ("-1,0", []),
-        ("MIG-abc", ["/dev/nvidia1", "/dev/nvidia0"]),
-    ],
-)
-def test_a_candidate_gets_the_device_files_of_its_gpus_alone(visible: str | None, devices: list[str]) -> None:
-    assert [gpu.device for gpu in gpus.assigned(visible, TWO)] == devices
-
-
-@pytest.mark.parametrize("visible", ["2", "GPU-cccc", "GPU-", "first"])
-def test_a_gpu_that_is_not_there_is_an_error_with_its_remedy(visible: str) -> None:
-    with pytest.raises(FrozenEnvError, match="this machine has 2 GPUs"):
-        gpus.assigned(visible, TWO)
-
-
-def test_gpus_are_read_in_the_order_of_their_addresses(tmp_path: Path) -> None:
-    for address, uuid, minor in [("0000:3b:00.0", "GPU-b", 0), ("0000:1a:00.0", "GPU-a", 1)]:
-        (tmp_path / address).mkdir()
-        (tmp_path / address / "information").write_text(
-            f"Model: \t\t NVIDIA H100\nGPU UUID: \t {uuid}\nBus Location: \t {address}\nDevice Minor: \t {minor}\n"
-        )
-    name = "NVIDIA H100"
-    assert gpus.listed(tmp_path) == [Gpu("GPU-a", "/dev/nvidia1", name), Gpu("GPU-b", "/dev/nvidia0", name)]
-    assert gpus.environment("1", gpus.listed(tmp_path)) == {"CUDA_VISIBLE_DEVICES": "GPU-b"}
-    assert gpus.environment("1", []) == {}
-
-
-def test_a_cpu_is_called_so_and_a_gpu_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        gpus, "listed", lambda: [Gpu("GPU-a", "/dev/nvidia1", "NVIDIA H100"), Gpu("GPU-b", "/dev/nvidia0", "NVIDIA L4")]
-    )
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert gpus.device_name("cpu") == "cpu"
-    assert gpus.device_name("cuda") == "NVIDIA L4"
-    monkeypatch.setattr(gpus, "listed", list)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert gpus.device_name("cuda") == ""
+# --- last words ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -75,6 +25,10 @@ def test_a_cpu_is_called_so_and_a_gpu_by_its_name(monkeypatch: pytest.MonkeyPatc
         ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
         ("RuntimeError: [enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory", True),
         ("MemoryError", True),
+        (
+            "RuntimeError: NVML_SUCCESS == DriverAPI::get()->nvmlInit_v2_() INTERNAL ASSERT FAILED at CUDACachingAllocator.cpp",
+            True,
+        ),
         ("RuntimeError: mat1 and mat2 shapes cannot be multiplied", False),
         ("", False),
     ],
@@ -120,7 +74,7 @@ def test_a_sign_of_training_long_after_the_end_is_too_late(quick_spec: Environme
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_every_jump_of_a_filter_lands_inside_it(machine: str, monkeypatch) -> None:
     monkeypatch.setattr(seccomp.platform, "machine", lambda: machine)
-    for program in (seccomp.deny_program(), seccomp.process_program()):
+    for program in (seccomp.deny_program(), seccomp.deny_program("cuda"), seccomp.process_program()):
         for at, (operation, if_true, if_false, _) in enumerate(program):
             if operation in (seccomp.JUMP_EQUAL, seccomp.JUMP_GREATER, seccomp.JUMP_ANY_BIT):
                 assert at + 1 + max(if_true, if_false) < len(program)

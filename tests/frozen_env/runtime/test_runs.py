@@ -242,6 +242,26 @@ def test_the_environment_of_a_candidate_holds_no_secrets(host, quick_spec, prepa
     assert "SECRET" not in result.log_tail.upper()
 
 
+def test_a_candidate_makes_temporary_files_where_it_may_write(run):
+    """Triton and Inductor do, without saying where; the warm interpreter had settled on /tmp before it was forked."""
+    body = """
+import os, tempfile
+with tempfile.NamedTemporaryFile(suffix='.ptx') as file:
+    print(os.path.dirname(file.name) == os.environ['TMPDIR'])
+raise SystemExit(3)
+"""
+    assert run(with_training(body)).log_tail.split() == ["True"]
+
+
+def test_a_candidate_compiles_in_its_own_process(run):
+    body = """
+import torch._inductor.config as config
+print(config.compile_threads, config.cpp_cache_precompile_headers)
+raise SystemExit(3)
+"""
+    assert run(with_training(body)).log_tail.split() == ["1", "False"]
+
+
 def test_closing_the_host_ends_the_candidate_in_flight(quick_spec, prepared_data, tmp_path):
     host = Host(quick_spec, prepared_data, tmp_path / "host.log")
     host.start()

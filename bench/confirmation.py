@@ -73,7 +73,7 @@ def resampled(groups: Sequence[np.ndarray], by_file: bool) -> MakeFile:
     def make(rng: np.random.Generator) -> Draw:
         if not by_file:
             return lambda rng: float(everything[rng.integers(len(everything))])
-        mine = groups[rng.integers(len(groups))]
+        mine = groups[int(rng.integers(len(groups)))]
         jitter, shrink = JITTER * mine.std(), math.sqrt(1 + JITTER**2)
         return lambda rng: float((mine[rng.integers(len(mine))] + jitter * rng.normal()) / shrink)
 
@@ -97,7 +97,7 @@ def read_residuals(path: Path) -> dict[str, list[np.ndarray]]:
     near = [values for values in found if values.mean() <= 1.02 * best]
 
     def residuals(values: np.ndarray) -> np.ndarray:
-        return (values - values.mean()) * math.sqrt(len(values) / (len(values) - 1)) / scale
+        return np.asarray((values - values.mean()) * math.sqrt(len(values) / (len(values) - 1)) / scale)
 
     return {"all": [residuals(v) for v in found], "competitive": [residuals(v) for v in near]}
 
@@ -242,7 +242,7 @@ def play(
             level = next_level(settings.confidence, spent, runs or experiments)
             spent.append(level)
             done.tests += 1
-            decision, gains = Decision.CONTINUE, []
+            decision, gains = Decision.CONTINUE, list[float]()
             while decision is Decision.CONTINUE and (
                 lacking := next_runs(seeds, candidate.runs, incumbent.runs, len(seeds))
             ):

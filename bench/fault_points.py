@@ -72,7 +72,7 @@ def _wrap_renames(reach: Callable[[str], None]) -> None:
         reach("while a checkpoint is written")
         fsync(path)
 
-    policy_files._put, policy_files.fsync = wrapped_put, wrapped_fsync
+    policy_files._put, policy_files.fsync = wrapped_put, wrapped_fsync  # type: ignore[assignment]
 
 
 def _wrap_transaction(reach: Callable[[str], None]) -> None:
@@ -83,7 +83,7 @@ def _wrap_transaction(reach: Callable[[str], None]) -> None:
         write_state(self, *arguments)
         reach("before commit ends")
 
-    Memory._write_state = wrapped  # type: ignore[method-assign]
+    Memory._write_state = wrapped  # type: ignore[method-assign, assignment]
 
 
 def plan(kills: int, seed: int, server: bool) -> list[tuple[str, str, int]]:

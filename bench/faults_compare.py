@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from arl_core.memory import Memory
 from arl_core.policy import checkpoint
-from arl_core.records import source_hash
-from arl_core.repeats import Repeats, Role
+from arl_core.records import Experiment, source_hash
+from arl_core.repeats import Repeat, Repeats, Role
 from flows.unsettled import unpack
 from frozen_env.contract import Cause
 
@@ -64,7 +64,8 @@ def killed_candidates(place: Path) -> frozenset[str]:
         again = Repeats(memory).of(campaign.id)
     finally:
         memory.close()
-    return frozenset(f"{one.source_hash}:{one.seed}" for one in (*first, *again) if "SIGKILL" in one.reason)
+    runs: list[Experiment | Repeat] = [*first, *again]
+    return frozenset(f"{one.source_hash}:{one.seed}" for one in runs if "SIGKILL" in one.reason)
 
 
 def against(truth: dict[str, Any], place: Path) -> tuple[int, int, list[str]]:

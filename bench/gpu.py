@@ -28,7 +28,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from arl_core.config import CampaignConfig, load_config, parse_overrides
 from arl_core.edit import write_constants
@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "triton", "numpy", "transformers", "peft", "llguidance", "tokenizers", "gigatoken", "sandlock")
 POLICY_PARTS = ("propose", "update", "checkpoint")
 NOT_MEASURED = "not measured"
-SANDBOXES = ("on", "off")
+SANDBOXES: tuple[Literal["on", "off"], ...] = ("on", "off")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from arl_core.config import load_config
 from frozen_env.contract import Cause, ResearchError
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=STEPS, default="cuda")
     device = parser.parse_args(arguments).device
     try:
-        found = {name: probe(device, sandbox) for name, sandbox in (("inside", "on"), ("outside", "off"))}
+        found = {"inside": probe(device, "on"), "outside": probe(device, "off")}
     except ResearchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -79,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if set(found["inside"].values()) == {"ok"} else 1
 
 
-def probe(device: str, sandbox: str) -> dict[str, str]:
+def probe(device: str, sandbox: Literal["on", "off"]) -> dict[str, str]:
     """Return what came of each step: "ok" or the last words of its error. Raises ResearchError where no host starts."""
     environment = load_config("embedded", {"environment.device": device}).environment
     spec = replace(environment, sandbox=sandbox)

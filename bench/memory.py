@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -154,7 +155,7 @@ def measure(folder: Path, rows: int, repeats: int) -> dict[str, Any]:
 
     insert_ms = times_ms(commit, repeats)
     memory = Memory(memory.path)  # a fresh one, with nothing cached
-    prompt_ms = {name: times_ms(lambda name=name: memory.for_prompt(name), repeats) for name in ("long", "short-0")}
+    prompt_ms = {name: times_ms(functools.partial(memory.for_prompt, name), repeats) for name in ("long", "short-0")}
     recent, top = memory.for_prompt("long")
     assert (len(recent), len(top)) == (min(32, index), min(5, index)), "the query did not find what it must"
     return {

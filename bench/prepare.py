@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def generate(folder: Path, megabytes: float, shards: int) -> None:
     """Write parquet shards of documents of thirty verses each, zstd-compressed as on the hub."""
-    import pyarrow as pa
+    import pyarrow as pa  # type: ignore[import-untyped]
     from pyarrow import parquet
 
     bible = open_corpus(EnvironmentSpec.from_json(read_preset("embedded")["environment"]), data_dir(), print)

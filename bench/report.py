@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import random
 import tempfile
 import time
@@ -79,7 +80,7 @@ def _experiment(
     last = 0.0 if status is Status.CRASHED else stopped_at or 1.0
 
     def loss(fraction: float) -> float:
-        return 2.2 * end + 4 * (fraction + 0.02) ** -0.3 - 4 + rng.gauss(0, 0.05)
+        return 2.2 * end + 4 * math.pow(fraction + 0.02, -0.3) - 4 + rng.gauss(0, 0.05)
 
     fractions = [k / REPORTS for k in range(1, int(REPORTS * last) + 1)]
     reports = tuple(Report(round(600 * at), BUDGET_S * at, at, loss(at), 1e-3) for at in fractions)
@@ -144,7 +145,7 @@ def looks_timed(memory: Memory) -> Iterator[list[float]]:
         detach(engine)
         taken.append(time.perf_counter() - opened[0])
 
-    memory._attach, memory._detach = timed_attach, timed_detach  # type: ignore[method-assign]
+    memory._attach, memory._detach = timed_attach, timed_detach  # type: ignore[method-assign, assignment]
     try:
         yield taken
     finally:

@@ -60,9 +60,10 @@ def soak(folder: Path, experiments: int) -> dict[str, Any]:
     class AtOnce(SleepingHost):
         """A host that answers without sleeping."""
 
-        def run(self, source: str, *, seed: int, place: Path, on_event: Any = None, **_: Any) -> Any:
+        def run(self, source: str, *, seed: int, on_event: Any = None, **named: Any) -> Any:
             from bench.answers import answer
 
+            place = Path(named["place"])
             place.mkdir(parents=True, exist_ok=True)
             (place / "log.txt").write_text("step 1\n" * 100)
             return answer(source, seed, self.spec.budget_s)
@@ -120,7 +121,8 @@ def events_waiting() -> int:
     """Return how many events Prefect has not handed to its server yet: each holds its task's arguments."""
     from prefect.events.worker import EventsWorker
 
-    return sum(one._queue.qsize() for one in EventsWorker._instances.values())
+    workers: dict[Any, Any] = EventsWorker._instances  # type: ignore[misc]
+    return sum(one._queue.qsize() for one in workers.values())
 
 
 def heap_mb() -> tuple[float, float]:

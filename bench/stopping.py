@@ -287,8 +287,8 @@ def mean(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if isinstance(first, dict):
         return {key: mean([r[key] for r in results]) for key in first}
     if isinstance(first, list):
-        return [mean([r[k] for r in results]) for k in range(len(first))]  # type: ignore[return-value]
-    return round(float(np.mean(results)), 6)  # type: ignore[return-value, arg-type]
+        return [mean([r[k] for r in results]) for k in range(len(first))]
+    return round(float(np.mean(results)), 6)
 
 
 def cross_validate(args: argparse.Namespace, runs: Sequence[Run], alphas: Sequence[float]) -> dict[str, Any]:

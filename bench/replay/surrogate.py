@@ -78,7 +78,7 @@ class Surrogate:
         rows = [{name: table[name][i] for name in names} for i in range(len(table["success"]))]
         self.space = Space(tuple(_constant(name, table[name]) for name in names))
         self._success_N = np.asarray(table["success"], dtype=bool)
-        self._bpb_N = np.ma.filled(np.ma.asarray(table["val_bpb"], dtype=float), np.nan)
+        self._bpb_N: np.ndarray = np.ma.filled(np.ma.asarray(table["val_bpb"], dtype=float), np.nan)
         self._group_N = np.asarray(table["method"]).astype(str)
         self._features_NF = np.array([features(row) for row in rows])
         wall_N = np.asarray(table["wall_s"], dtype=float)

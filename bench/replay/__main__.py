@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 import sys
@@ -33,6 +34,7 @@ from frozen_env.contract import ResearchError, Status
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGE = ("greedy", "rl", "ppo", "critic")
+LEARNERS = ("rl", "ppo")
 MIXED = " (made with different or unknown code: rerun both arms to compare)"
 MARKS_H = (8, 24, 168)
 # What entries mean that were recorded before their trials were a part of the key: nanochat_300s_trials.parquet.
@@ -197,24 +199,35 @@ def _columns(entries: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def paired(entries: list[dict[str, Any]], arms: list[str]) -> dict[str, dict[str, Any]]:
-    """Return mean and standard error over seeds of rl minus each other arm at their hours' end; negative: rl is better.
+    """Return mean and standard error over seeds of an arm that learns (rl, ppo) minus each other arm, at their hours' end and at the
+    marks on the way; negative: the one that learns is better.
 
     `mixed`: the two language-model arms were not made with one code and number type, or it is not known, so that a part of
     the difference may be theirs.
     """
-    code = {(entry["arm"], entry["seed"]): entry.get("made_with") for entry in entries}
-    final = {(entry["arm"], entry["seed"]): entry["best"] for entry in entries}
+    of = {(entry["arm"], entry["seed"]): entry for entry in entries}
     result = {}
-    for arm in arms:
-        seeds = [seed for (one, seed) in final if one == arm and ("rl", seed) in final]
-        if arm != "rl" and seeds:
-            gaps = np.array([final["rl", seed] - final[arm, seed] for seed in seeds])
-            error = float(gaps.std(ddof=1) / len(gaps) ** 0.5) if len(gaps) > 1 else None
-            result[f"rl - {arm}"] = {"mean": float(gaps.mean()), "standard_error": error, "seeds": len(gaps)}
-            if arm in LANGUAGE:
-                both = {code[one, seed] for seed in seeds for one in ("rl", arm)}
-                result[f"rl - {arm}"]["mixed"] = len(both) > 1 or None in both
+    for learner, arm in itertools.product(LEARNERS, arms):
+        seeds = [seed for (one, seed) in of if one == arm and (learner, seed) in of]
+        if arm == learner or not seeds or (learner, arm) == ("ppo", "rl"):
+            continue
+        both = [(of[learner, seed], of[arm, seed]) for seed in seeds]
+        found = result[f"{learner} - {arm}"] = _gap(both, "best")
+        found["marks"] = {
+            mark: _gap(both, mark)
+            for mark in (f"best_{hours}h" for hours in MARKS_H)
+            if all(one.get(mark) is not None for pair in both for one in pair)
+        }
+        if arm in LANGUAGE:
+            code = {one.get("made_with") for pair in both for one in pair}
+            found["mixed"] = len(code) > 1 or None in code
     return result
+
+
+def _gap(both: list[tuple[dict[str, Any], dict[str, Any]]], name: str) -> dict[str, Any]:
+    gaps = np.array([mine[name] - theirs[name] for mine, theirs in both])
+    error = float(gaps.std(ddof=1) / len(gaps) ** 0.5) if len(gaps) > 1 else None
+    return {"mean": float(gaps.mean()), "standard_error": error, "seeds": len(gaps)}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -227,9 +240,14 @@ def table(result: dict[str, Any]) -> str:
         ]
         lines.append(f"{arm:8} {'  '.join(figures)}  experiments {np.mean(columns['experiments']):.0f}")
     for name, gap in result["paired"].items():
-        error = "" if gap["standard_error"] is None else f" ± {gap['standard_error']:.4f} (standard error)"
-        lines.append(f"{name}: {gap['mean']:+.4f}{error}, {gap['seeds']} seeds{MIXED if gap.get('mixed') else ''}")
+        words = [f"{mark.removeprefix('best_')} {_told(one)}" for mark, one in gap["marks"].items()] or [_told(gap)]
+        lines.append(f"{name}: {', '.join(words)}, {gap['seeds']} seeds{MIXED if gap.get('mixed') else ''}")
     return "\n".join(lines)
+
+
+def _told(gap: dict[str, Any]) -> str:
+    """Mean ± standard error."""
+    return f"{gap['mean']:+.4f}" + ("" if gap["standard_error"] is None else f" ± {gap['standard_error']:.4f}")
 
 
 if __name__ == "__main__":

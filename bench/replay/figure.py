@@ -1,7 +1,8 @@
-"""Best-so-far against simulated GPU hours: mean over seeds with the range, one line per arm."""
+"""Best-so-far against simulated GPU hours: mean over seeds ± one standard error, one line per arm."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ COLOURS = {
     "cmaes": "#6b9e5b",
     "greedy": "#b279a2",
     "rl": "#d1495b",
+    "ppo": "#7a5195",
+    "critic": "#2a9d8f",
 }
 
 
@@ -26,9 +29,11 @@ def draw(entries: list[dict[str, Any]], path: Path) -> None:
     hours = np.linspace(0.1, max(entry["hours"] for entry in entries), 400)
     for arm in dict.fromkeys(entry["arm"] for entry in entries):
         lines_SH = np.array([_staircase(entry["trace"], hours) for entry in entries if entry["arm"] == arm])
-        label = f"{arm} ({len(lines_SH)} seeds): {lines_SH[:, -1].mean():.4f}"
-        axes.plot(hours, lines_SH.mean(axis=0), color=COLOURS.get(arm), label=label)
-        axes.fill_between(hours, lines_SH.min(axis=0), lines_SH.max(axis=0), color=COLOURS.get(arm), alpha=0.15, lw=0)
+        mean_H, count = lines_SH.mean(axis=0), len(lines_SH)
+        error_H = lines_SH.std(axis=0, ddof=1) / math.sqrt(count) if count > 1 else np.zeros_like(mean_H)
+        label = f"{arm} {mean_H[-1]:.4f} ({count} seed{'s' if count > 1 else ''})"
+        axes.plot(hours, mean_H, color=COLOURS.get(arm), label=label, zorder=3)
+        axes.fill_between(hours, mean_H - error_H, mean_H + error_H, color=COLOURS.get(arm), alpha=0.15, lw=0)
     low = min(entry["best"] for entry in entries)
     axes.set(
         xlabel="simulated GPU hours", ylabel="val_bpb of the incumbent, without noise", ylim=(low - 0.001, low + 0.02)

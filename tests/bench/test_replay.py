@@ -229,9 +229,20 @@ def test_what_ended_after_the_hours_counts_nowhere() -> None:
         (0.99, 0.985, 0.985),
     ]
     assert entries[0]["trace"][-1] == (23.0, 0.98)
-    assert paired(entries, ["rl", "local"])["rl - local"]["mean"] == pytest.approx(-0.005)
+    gap = paired(entries, ["rl", "local"])["rl - local"]
+    assert gap["mean"] == pytest.approx(-0.005)
+    assert gap["marks"]["best_8h"]["mean"] == 0
+    assert gap["marks"]["best_24h"]["mean"] == pytest.approx(-0.005)
     with pytest.raises(ValueError, match="give more --hours"):
         in_time({**late, "hours": 0.05})
+
+
+def test_ppo_is_held_against_the_same_policy_frozen_and_rl_against_both() -> None:
+    entries = [
+        in_time({"arm": arm, "seed": 0, "hours": 8.0, "trace": [[1.0, value]]})
+        for arm, value in (("greedy", 0.98), ("ppo", 0.97), ("rl", 0.96))
+    ]
+    assert list(paired(entries, ["greedy", "ppo", "rl"])) == ["rl - greedy", "rl - ppo", "ppo - greedy"]
 
 
 def test_arms_that_were_made_with_different_code_are_not_compared_without_a_word() -> None:

@@ -199,8 +199,8 @@ def _columns(entries: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def paired(entries: list[dict[str, Any]], arms: list[str]) -> dict[str, dict[str, Any]]:
-    """Return mean and standard error over seeds of an arm that learns (rl, ppo) minus each other arm, at their hours' end and at the
-    marks on the way; negative: the one that learns is better.
+    """Return mean and standard error over seeds of an arm that learns (rl, ppo) minus each other arm, at their hours' end
+    and at the marks on the way; negative: the one that learns is better.
 
     `mixed`: the two language-model arms were not made with one code and number type, or it is not known, so that a part of
     the difference may be theirs.

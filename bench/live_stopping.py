@@ -36,6 +36,7 @@ from arl_core.selfeval.judge import broken_run
 from frozen_env.contract import Judge, Progress, ResearchError, RunResult, Status, Verdict
 from frozen_env.fetch import data_dir
 from frozen_env.problem.data import prepare
+from frozen_env.runtime.gpu_lock import held_for
 from frozen_env.runtime.supervisor import Host
 from frozen_env.spec import EnvironmentSpec
 
@@ -222,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_config(options.preset, parse_overrides(options.set))
         prepare(config.environment, data_dir(), print)
-        with Host(config.environment, data_dir()) as host:
+        with held_for(config.environment.device) as gpu, Host(config.environment, data_dir(), gpu=gpu) as host:
             host.wait_ready()
             found = compare(options, config, host)
     except (ResearchError, ValueError) as error:

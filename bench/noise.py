@@ -25,6 +25,7 @@ from arl_core.config import parse_overrides
 from arl_core.edit import write_constants
 from frozen_env.contract import ResearchError
 from frozen_env.fetch import data_dir
+from frozen_env.runtime.gpu_lock import held_for
 from frozen_env.runtime.supervisor import Host
 from frozen_env.spec import EnvironmentSpec, preset_names, read_preset
 
@@ -62,7 +63,11 @@ def measure(
     """
     found: dict[str, list[list[tuple[float, int]]]] = {name: [[] for _ in range(seeds)] for name in sources}
     plan = [(s, r, name) for r in range(repeats) for s in range(seeds) for name in sources if not r or name == "target"]
-    with tempfile.TemporaryDirectory(prefix="noise-") as folder, Host(spec, data_dir()) as host:
+    with (
+        tempfile.TemporaryDirectory(prefix="noise-") as folder,
+        held_for(spec.device) as gpu,
+        Host(spec, data_dir(), gpu=gpu) as host,
+    ):
         host.wait_ready()
         for number, (seed, repeat, name) in enumerate(plan):
             place = Path(folder) / str(number)

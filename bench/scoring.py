@@ -28,6 +28,7 @@ from frozen_env.contract import ResearchError, RunResult
 from frozen_env.fetch import data_dir
 from frozen_env.problem.data import load
 from frozen_env.runtime import client
+from frozen_env.runtime.gpu_lock import held_for
 from frozen_env.runtime.supervisor import Host
 from frozen_env.spec import EnvironmentSpec, read_preset
 
@@ -60,7 +61,11 @@ def measure(spec: EnvironmentSpec, source: str, repeats: int) -> dict[str, float
     """
     results: list[RunResult] = []
     short = replace(spec, budget_s=TRAINING_S, grace_s=max(spec.grace_s, 10.0))
-    with tempfile.TemporaryDirectory(prefix="scoring-") as folder, Host(short, data_dir()) as host:
+    with (
+        tempfile.TemporaryDirectory(prefix="scoring-") as folder,
+        held_for(short.device) as gpu,
+        Host(short, data_dir(), gpu=gpu) as host,
+    ):
         for seed in range(repeats):
             place = Path(folder) / str(seed)
             place.mkdir()

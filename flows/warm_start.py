@@ -11,6 +11,7 @@ then holds the adapter in bfloat16 and its data card; set policy.adapter to it, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -19,7 +20,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from frozen_env.contract import Cause, Ending, Progress, ResearchError, RunResul
 from frozen_env.description import BUILT_IN, Description, built_in, read, shown
 from frozen_env.fetch import data_dir
 from frozen_env.problems import prepare
+from frozen_env.runtime.gpu_lock import held_for
 from frozen_env.runtime.supervisor import Host
 from frozen_env.spec import EnvironmentSpec, read_preset
 
@@ -155,11 +157,14 @@ def kind_of(blocks: Blocks) -> tuple[str, ...]:
     return tuple(re.sub(r"\d[\d.e-]*", "N", replace) for _, replace in blocks)
 
 
-def first_steps_host(spec: EnvironmentSpec) -> Host:
-    """Return a host that runs candidates until their first reports, in the campaign's sandbox."""
+@contextlib.contextmanager
+def first_steps_host(spec: EnvironmentSpec) -> Iterator[Host]:
+    """Open a host that runs candidates until their first reports, in the campaign's sandbox."""
     prepare(spec, data_dir(), lambda _: None)
     budget_s = STEP_BUDGET_S if read(spec.problem).has_curve else min(BLIND_BUDGET_S, spec.budget_s)
-    return Host(dataclasses.replace(spec, budget_s=budget_s, check_every_s=0.25), data_dir())
+    short = dataclasses.replace(spec, budget_s=budget_s, check_every_s=0.25)
+    with held_for(spec.device) as gpu, Host(short, data_dir(), gpu=gpu) as host:
+        yield host
 
 
 def first_steps(host: Host, source: str, place: Path) -> RunResult:

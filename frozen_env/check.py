@@ -19,6 +19,7 @@ from frozen_env.files import join
 from frozen_env.frozen_code import CodeFailed
 from frozen_env.problems import HELD_OUT, SERVED, TRAINING, make, prepare, prepared_folder, verify
 from frozen_env.runtime import hiding, sandbox
+from frozen_env.runtime.gpu_lock import held_for
 from frozen_env.runtime.supervisor import Host
 from frozen_env.spec import EnvironmentSpec, read_preset
 
@@ -180,7 +181,11 @@ def _trial(description: Description, data_dir: Path, say: Say) -> list[str]:
         prepare(spec, data_dir, say)
         verify(spec, data_dir)
         say(f"trial run: training takes {spec.budget_s:g} s at most")
-        with tempfile.TemporaryDirectory() as scratch, Host(spec, data_dir, Path(scratch) / "host.log") as host:
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            held_for(spec.device) as gpu,
+            Host(spec, data_dir, Path(scratch) / "host.log", gpu) as host,
+        ):
             result = host.run(description.first_source(), seed=0, place=Path(scratch) / "run")
     except ResearchError as error:
         return [f"the trial run could not be made: {error}"]

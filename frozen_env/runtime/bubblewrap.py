@@ -50,6 +50,8 @@ def command(order: Order, spec: EnvironmentSpec) -> list[str]:
         str(ROOT / "frozen_env"),
     ]
     words = [shutil.which("bwrap") or "bwrap", *NAMESPACES, "--proc", "/proc", "--dev", "/dev"]
+    for name in toolchain.names(spec.device):  # links, which have no place of their own in an empty root
+        words += ["--ro-bind-try", name, name]
     for path in readable:
         if not path.startswith(("/proc/", "/dev/")):
             words += ["--ro-bind-try", path, path]

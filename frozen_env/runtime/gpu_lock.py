@@ -80,7 +80,7 @@ def hold(names: Sequence[str], wait_s: float = 0.0, folder: Path | None = None) 
         if time.monotonic() >= deadline_s:
             raise HostError(
                 f"every GPU is taken by another candidate: {', '.join(names) or 'there is none'}. Lower `parallel`, end the "
-                "other campaign, or name other GPUs in ARL_GPUS"
+                "other campaign, name other GPUs in ARL_GPUS, or --set environment.device=cpu where no GPU is needed"
             )
         time.sleep(POLL_S)
 

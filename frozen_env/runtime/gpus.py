@@ -24,8 +24,8 @@ COMMON_DEVICES = (
     UVM,
     "/dev/nvidia-uvm-tools",
     "/dev/nvidia-modeset",
-    "/dev/nvidia-caps",
 )
+CAPABILITIES = Path("/dev/nvidia-caps")  # its files: in the folder itself, root could make others
 READABLE = (
     "/proc/driver/nvidia",
     "/proc/driver/nvidia-uvm",
@@ -62,22 +62,24 @@ def listed(folder: Path = LISTED) -> list[Gpu]:
     return found
 
 
-def wake(folder: Path = LISTED) -> None:
+def wake(folder: Path = LISTED) -> str:
     """Have the driver make its device files and learn its GPUs' UUIDs, as it does for a machine's first CUDA program.
 
-    A confined candidate cannot be that one: it may start no program with privileges. Raises FrozenEnvError when the files are
-    missing after that too. Does nothing where there is no GPU, or all is there.
+    A confined candidate cannot be that one: it may start no program with privileges. Returns why the files are missing after
+    that too, which only matters if a GPU is used; '' otherwise. Does nothing where no GPU is to be used, or all is there.
     """
-    if not (found := listed(folder)) or (os.path.exists(UVM) and not any("?" in gpu.uuid for gpu in found)):
-        return
+    found, visible = listed(folder), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not found or (visible is not None and visible.strip() in ("", "-1")):
+        return ""
+    if os.path.exists(UVM) and not any("?" in gpu.uuid for gpu in found):
+        return ""
     first = [sys.executable, "-c", "import torch; torch.cuda.init()"]
     try:
         said = subprocess.run(first, capture_output=True, text=True, timeout=WAKE_LIMIT_S, check=False).stderr
     except subprocess.TimeoutExpired:
         said = f"torch.cuda.init() took more than {WAKE_LIMIT_S:.0f} s"
-    if not os.path.exists(UVM):
-        last = (said.strip().splitlines() or ["no reason was given"])[-1]
-        raise FrozenEnvError(f"there are GPUs but no {UVM}: {last}. Try `nvidia-modprobe -u -c 0` as root")
+    last = (said.strip().splitlines() or ["no reason was given"])[-1]
+    return "" if os.path.exists(UVM) else f"there are GPUs but no {UVM}: {last}. Try `nvidia-modprobe -u -c 0` as root"
 
 
 def assigned(visible: str | None, gpus: list[Gpu]) -> list[Gpu]:
@@ -122,7 +124,8 @@ def environment(visible: str | None, gpus: list[Gpu]) -> dict[str, str]:
 def writable_paths(visible: str | None, gpus: list[Gpu]) -> list[str]:
     """Device files that it may use, and its threads' names, which CUDA sets at its start; [] without a GPU."""
     chosen = assigned(visible, gpus)
-    wanted = [*(gpu.device for gpu in chosen), *COMMON_DEVICES, f"/proc/{os.getpid()}/task"] if chosen else []
+    common = [*COMMON_DEVICES, *sorted(map(str, CAPABILITIES.glob("*"))), f"/proc/{os.getpid()}/task"]
+    wanted = [*(gpu.device for gpu in chosen), *common] if chosen else []
     return [path for path in wanted if os.path.exists(path)]
 
 

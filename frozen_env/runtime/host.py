@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from frozen_env.contract import Cause, Ending, RunResult
+from frozen_env.contract import Cause, Ending, FrozenEnvError, RunResult
 from frozen_env.runtime import disk, gpus, launch, performance, predicting, processes, sandbox, scoring, training
 from frozen_env.runtime.channel import LineReader, encode, write_all
 from frozen_env.runtime.compile_cache import CompileCache
@@ -79,11 +79,13 @@ def serve(
     caller = Caller()
     processes.adopt_orphans()
     words = sandbox.describe(spec.sandbox)
-    if spec.device != "cpu":
-        gpus.wake()
+    no_gpu = gpus.wake() if spec.device != "cpu" else ""
     zygote = Zygote(spec, words, torch=torch)
     problem, environment_digest = load()
-    spec = dataclasses.replace(spec, device=zygote.wait_ready())
+    device = zygote.wait_ready()
+    if no_gpu and needs_gpu(spec.device, device, torch):
+        raise FrozenEnvError(no_gpu)
+    spec = dataclasses.replace(spec, device=device)
     pids = [os.getpid(), zygote.pid]
     caller.say({"event": "ready", "sandbox": words, "environment_digest": environment_digest, "pids": pids})
     while (request := caller.next_request()) is not None:
@@ -93,6 +95,11 @@ def serve(
             result, sandbox=words, environment_digest=environment_digest, seed=int(order["seed"])
         )
         caller.say({"event": "result", "result": result.to_json()})
+
+
+def needs_gpu(asked: str, found: str, torch: bool) -> bool:
+    """Say whether candidates cannot do without a GPU. Where torch has not looked, "cuda" is a guess from the driver's list."""
+    return asked == "cuda" or (torch and found == "cuda")
 
 
 def run_candidate(

@@ -65,7 +65,13 @@ PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 
 KILL_PROCESS, ERRNO, USER_NOTIF, ALLOW = 0x80000000, 0x00050000, 0x7FC00000, 0x7FFF0000
 LOAD, JUMP_EQUAL, JUMP_GREATER, JUMP_ANY_BIT, AND, RETURN = 0x20, 0x15, 0x25, 0x45, 0x54, 0x06
-NUMBER, ARCH, FIRST_ARG, SECOND_ARG = 0, 4, 16, 24  # offsets into struct seccomp_data; low words, little-endian
+NUMBER, ARCH, FIRST_ARG, SECOND_ARG, FIFTH_ARG = (
+    0,
+    4,
+    16,
+    24,
+    48,
+)  # offsets into struct seccomp_data; low words, little-endian
 
 SET_MODE_FILTER, NEW_LISTENER = 1, 8
 NOTIF_BYTES, NOTIF_RECV, NOTIF_SEND, FLAG_CONTINUE = 80, 0xC0502100, 0xC0182101, 1
@@ -123,6 +129,9 @@ def deny_program(device: str = "cpu") -> Program:
             program += [refuse(errno.EAFNOSUPPORT), (RETURN, 0, 0, ALLOW)]
         else:
             program += [(JUMP_EQUAL, 0, 1, found), refuse(errno.EAFNOSUPPORT)]
+    for found in _numbers(["sendto"]):  # with an address, a pair's end reaches any datagram socket that has a path
+        program += [(JUMP_EQUAL, 0, 6, found), (LOAD, 0, 0, FIFTH_ARG), (JUMP_EQUAL, 0, 2, 0)]
+        program += [(LOAD, 0, 0, FIFTH_ARG + 4), (JUMP_EQUAL, 1, 0, 0), refuse(errno.EPERM), (RETURN, 0, 0, ALLOW)]
     for found in _numbers(["clone3"]):  # its flags lie in memory, where no filter can see; libc falls back to clone
         program += [(JUMP_EQUAL, 0, 1, found), refuse(errno.ENOSYS)]
     for found in _numbers(ONLY_ITSELF):

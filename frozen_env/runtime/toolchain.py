@@ -40,6 +40,12 @@ def readable_paths(device: str) -> list[str]:
     return [path for path in dict.fromkeys(wanted) if os.path.exists(path)]
 
 
+def names(device: str) -> list[str]:
+    """The programs by the names that they are called by, most of them links to the files above; [] unless the device is a GPU."""
+    found = [shutil.which(name, path=SEARCH_PATH) for name in PROGRAMS] if device == "cuda" else []
+    return [*dict.fromkeys(path for path in found if path), *(["/bin/sh"] if found else [])]
+
+
 def environment(device: str, folders: tuple[str, ...] = LIBCUDA_FOLDERS) -> dict[str, str]:
     """Variables that spare Triton a search: where libcuda lies. {} unless the device is a GPU."""
     if device != "cuda":

@@ -116,6 +116,21 @@ NETWORK = [
     Attack("opens a UDP socket", tries("socket.socket(socket.AF_INET, socket.SOCK_DGRAM)")),
     Attack("opens a unix socket", tries("socket.socket(socket.AF_UNIX).bind('here')")),
     Attack("opens an abstract socket", tries("socket.socket(socket.AF_UNIX).bind(chr(0) + 'arl-test')")),
+    Attack(
+        "sends a datagram to a path",
+        tries(
+            """
+one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+try:
+    box = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    box.bind('box')
+except OSError:
+    pass  # a listener of its own is refused; others' need not be
+one.sendto(b'to whom it may concern', 'box')
+"""
+        ),
+        words="refused: [Errno 1]",  # not: no such file
+    ),
     Attack("listens to the kernel", tries("socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)")),
     Attack("hands an open file to the host", tries("a, b = socket.socketpair()\nsocket.send_fds(a, [b'x'], [0])")),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +102,15 @@ def test_an_old_kernel_takes_bubblewrap_or_is_refused_with_the_remedy(monkeypatc
     with pytest.raises(SandboxUnavailable, match=r"Linux 6\.12 or newer.*install bubblewrap.*environment\.sandbox=off"):
         sandbox.describe("on")
     assert sandbox.describe("off") == "OFF"
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no C compiler here")
+def test_bubblewrap_has_the_compilers_under_the_names_that_they_are_called_by(quick_spec: EnvironmentSpec) -> None:
+    order = Order("candidate", "", "/scratch", [], 0, 0)
+    words = bubblewrap.command(order, replace(quick_spec, device="cuda"))
+    bound = {words[i + 2] for i, word in enumerate(words) if word == "--ro-bind-try"}
+    assert {shutil.which("gcc"), shutil.which("as"), shutil.which("ld"), "/bin/sh"} <= bound
+    assert "/bin/sh" not in bubblewrap.command(order, quick_spec)
 
 
 def test_bubblewrap_is_shown_no_data_and_no_network(quick_spec: EnvironmentSpec, prepared_data: Path) -> None:

@@ -51,11 +51,11 @@ class Evidence:
                 tests.setdefault((one.campaign_id, one.source_hash, one.against), {})[one.seed] = one.value
             if one.role is not Role.FIRST:
                 runs.setdefault((one.campaign_id, one.source_hash), {})[one.seed] = one.value
-        mine_here = {one.campaign_id for one in self.own}
+        here = {one.campaign_id for one in self.own}
         differences = [
             paired_gains(sorted(mine), mine, runs.get((campaign, against), {}), self.direction)
             for (campaign, program, against), mine in tests.items()
-            if not (program == without and campaign in mine_here)
+            if not (program == without and campaign in here)
         ]
         return pooled(repeats.values(), differences)
 

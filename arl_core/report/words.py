@@ -11,11 +11,9 @@ from arl_core.report.findings import (
     LearningPoint,
     Savings,
     figure_of,
-    noise_above_spread,
     noise_sd,
-    other_pace,
-    repeats_itself,
 )
+from arl_core.report.signs import noise_above_spread, other_pace, repeats_itself
 from arl_core.theory import MOST_EXPERIMENTS, BestSoFar, ImprovementRate, gain_by_luck
 from frozen_env.contract import Direction, Status, is_better
 

@@ -34,8 +34,7 @@ def readable_paths(device: str) -> list[str]:
     """Programs (by their real names) and headers, those that exist; [] unless the device is a GPU."""
     if device != "cuda":
         return []
-    found = [shutil.which(name, path=SEARCH_PATH) for name in PROGRAMS]
-    programs = [os.path.realpath(path) for path in found if path]
+    programs = [os.path.realpath(path) for path in names(device)]
     wanted = [*programs, GCC_PARTS, sysconfig.get_path("include"), *HEADERS]
     return [path for path in dict.fromkeys(wanted) if os.path.exists(path)]
 

@@ -10,7 +10,7 @@ import pytest
 
 from arl_core.edit import canonical_diff, levers, levers_seen_from
 from arl_core.records import Campaign, Experiment
-from arl_core.report import CampaignData, findings, view, words
+from arl_core.report import CampaignData, findings, signs, view, words
 from arl_core.report.figures import duration
 from arl_core.theory import best_so_far, improvement_rate
 from frozen_env.contract import Status
@@ -109,7 +109,7 @@ def test_repeats_that_lie_further_apart_than_programs_do_are_told(noise_sd: floa
     """The middle half of twelve programs 0.002 apart has a standard deviation of 0.0096; 0.034 is more than three of them."""
     start = kept(0, 1.78, confirmed_value=1.71, confirmations=3, extra={"confirmation": {"noise_sd": noise_sd}})
     campaign = [start, *(one(1 + k, 1.70 + 0.002 * k) for k in range(programs)), one(60)]
-    found = findings.noise_above_spread(campaign)
+    found = signs.noise_above_spread(campaign)
     assert (found is not None) == told
     cautions = words.cautions(findings.answer(campaign), campaign, noise_sd)
     assert any("other work seems to have disturbed" in line for line in cautions) == told
@@ -124,7 +124,7 @@ def test_a_policy_that_repeats_itself_is_told(new: int, repeated: int, told: tup
     proposals = [one(1 + k) for k in range(new)]
     proposals += [one(1 + new + k, status=Status.DUPLICATE if k % 2 else Status.REJECTED) for k in range(repeated)]
     campaign = [kept(0, 2.0), *proposals]
-    assert findings.repeats_itself(campaign) == told
+    assert signs.repeats_itself(campaign) == told
     cautions = words.cautions(findings.answer(campaign), campaign, None)
     assert any("the policy repeats itself" in line for line in cautions) == (told is not None)
 
@@ -149,7 +149,7 @@ def paced(index: int, tokens_per_s: float, **fields: object) -> Experiment:
 def test_a_machine_that_has_changed_its_pace_is_told(paces, told, words_of_it):
     campaign = [kept(0, 2.0, extra={"performance": {"tokens_per_s": 1000.0}})]
     campaign += [paced(1 + k, pace) for k, pace in enumerate(paces)]
-    assert findings.other_pace(campaign) == told
+    assert signs.other_pace(campaign) == told
     cautions = words.cautions(findings.answer(campaign), campaign, None)
     assert any("tokens a second as the programs that they edit" in line for line in cautions) == (told is not None)
     assert told is None or any(words_of_it in line for line in cautions)
@@ -162,7 +162,7 @@ def test_each_run_is_held_against_the_program_that_it_edits():
         paced(1, 500.0, status=Status.KEPT),
         *(paced(2 + k, 500.0, parent_index=1) for k in range(8)),
     ]
-    assert findings.other_pace(campaign) is None
+    assert signs.other_pace(campaign) is None
 
 
 def test_a_run_that_crashed_or_tells_no_pace_is_not_counted():
@@ -172,7 +172,7 @@ def test_a_run_that_crashed_or_tells_no_pace_is_not_counted():
         *(one(5 + k, 2.1, extra={"performance": {"tokens_per_s": None}}) for k in range(4)),
         *(one(9 + k, 2.1) for k in range(4)),
     ]
-    assert findings.other_pace(campaign) is None
+    assert signs.other_pace(campaign) is None
 
 
 @pytest.mark.parametrize("campaign", [[], [one(0)], [kept(0, 2.0)], [kept(0, 2.0), one(1, 2.1), one(2)]])

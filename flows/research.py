@@ -165,8 +165,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except (KeyboardInterrupt, TerminationSignal, SystemExit) as error:
         again = f"python -m flows.research --preset {options.preset} --resume latest"
-        if "memory" in settings:
-            again += f" --set memory={settings['memory']}"
+        # Limits hold for one start and must be given again; the rest of what was set is a part of the campaign.
+        again += "".join(f" --set {one}" for one in options.set if one.strip().startswith(("memory=", "stop.")))
         print(f"interrupted; go on with: {again}", file=sys.stderr)
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     return 0

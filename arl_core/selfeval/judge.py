@@ -42,6 +42,7 @@ def make_judge(snapshot: Snapshot, rule: str = "ours") -> Judge:
         curve = Curve.from_reports(progress.reports)
         if rule == "naive":
             return naive_verdict(snapshot, curve, progress.fraction)
+        assert rule == "ours", f"the rule {rule!r} has no branch here"
         return our_verdict(snapshot, forecaster, curve, progress.fraction)
 
     return judge

@@ -8,10 +8,13 @@ first left it.
 Three rules narrow the grammar's mask further; the narrowed mask is the one that is sampled from and stored, so PPO sees
 the exact distribution:
 1. No void edit: where REPLACE so far says what SEARCH says (comments aside), it may neither end nor turn to a comment;
-   it may go on, on the line or with another.
+   it may go on, on the line or with another. Where no other line may follow, it may not even end the line.
 2. Closing time: with few tokens left, tokens that close (quotes, brackets, line, block) go first, then those that open
    nothing.
 3. No second block without room for one.
+
+llguidance has limits per step, which a rare text meets. Such an edit breaks off: it is not done, nothing is left to write, its
+complete blocks stay.
 """
 
 from __future__ import annotations
@@ -28,9 +31,17 @@ from numpy.typing import NDArray
 
 from arl_core.errors import PolicyError
 from arl_core.policy.names import names_at
-from arl_core.policy.python_lines import HEADERS, INDENT, replace_grammar
+from arl_core.policy.python_lines import HEADERS, replace_grammar
 from arl_core.policy.rollout import EditBlock
-from arl_core.policy.searchable import Run, comments_of, constants_of, plain_constants, searchable_runs, wholes_of
+from arl_core.policy.searchable import (
+    Run,
+    comments_of,
+    constants_of,
+    lines_of,
+    plain_constants,
+    searchable_runs,
+    wholes_of,
+)
 from arl_core.policy.settings import PolicySettings
 
 OPEN, MIDDLE, CLOSE = "<<<<<<< SEARCH\n", "=======", ">>>>>>> REPLACE"
@@ -39,6 +50,7 @@ ROOM_FOR_BLOCK = 96  # tokens that another block needs: two markers, three lines
 OPENERS = re.compile(rb"[(\[{\"':#]|lambda|if|for")
 OPERATORS = re.compile(rb" ?[-.,*/+%@<>=!&|]| (?!=)")
 CLOSERS = re.compile(rb"[)\]}]*\n?")
+ENDS = re.compile(rb"[:\n#]")  # after one of these, a statement can say nothing more
 
 
 class Vocabulary:
@@ -58,7 +70,7 @@ class Vocabulary:
         self.line_end_V = self._where(lambda piece: piece == b"\n")
         self.quotes_V = {quote: self._starting(quote.encode()) for quote in "\"'"}
         self.to_comment_V = self._where(self._turns_to_comment)
-        self.line_break_V = self._starting(b"\n")
+        self.ends_V = self._where(lambda piece: ENDS.search(piece) is not None)
         self.to_marker_V = self._starting(b">")
 
     def _where(self, holds: Callable[[bytes], bool]) -> NDArray[np.bool_]:
@@ -92,7 +104,7 @@ def _runs(source: str, max_lines: int) -> tuple[Run, ...]:
 
 def _bare(text: str) -> str:
     """Return code without trailing comments and spaces, line by line (a # inside a string counts as a comment here)."""
-    return "\n".join(line.split("  #")[0].rstrip() for line in text.strip("\n").split("\n"))
+    return "\n".join(line.split(" #")[0].rstrip() for line in text.strip("\n").split("\n"))
 
 
 def _open_quote_or_comment(line: str) -> str:
@@ -117,16 +129,15 @@ def _compiles(source: str) -> bool:
 class EditDecoder:
     """Says at each step which tokens may come next, and collects the blocks.
 
-    Raises PolicyError when the source offers nothing to search (it does not parse, or is empty).
+    Raises PolicyError when the source offers nothing to search (it does not parse, is empty, or its runs are beyond the
+    grammar's limits).
     """
 
     def __init__(self, source: str, vocabulary: Vocabulary, settings: PolicySettings) -> None:
         self.vocabulary, self.settings = vocabulary, settings
         self.source = source
         self.blocks: list[EditBlock] = []
-        self._written = [False] * len(
-            source.splitlines()
-        )  # lines that a block of this edit wrote: none takes them back
+        self._written = [False] * len(lines_of(source))  # by a block of this edit: none takes it back
         self.tokens: list[int] = []
         self.phase = ""
         self.run: Run | None = None
@@ -139,19 +150,21 @@ class EditDecoder:
 
     @property
     def left(self) -> int:
-        return self.settings.max_new_tokens - len(self.tokens)
+        return 0 if self.phase == "broken" else self.settings.max_new_tokens - len(self.tokens)
 
     def allowed(self) -> NDArray[np.bool_]:
-        """Return the mask over the vocabulary, [V]. At least one token is allowed."""
+        """Return the mask over the vocabulary, [V]. At least one token is allowed while any is left to write."""
+        none_V: NDArray[np.bool_] = np.zeros(self.vocabulary.size, dtype=bool)
+        if self.phase == "broken":
+            return none_V
         if self.phase == "end":
             end_V: NDArray[np.bool_] = np.arange(self.vocabulary.size) == self.vocabulary.end_id
             return end_V
         allowed_V: NDArray[np.bool_] = self._grammar_mask()
-        if self.phase == "replace":
-            allowed_V = self._narrow(allowed_V)
-        if not allowed_V.any():
-            raise PolicyError(f"the grammar allows no token in phase {self.phase}: {self._matcher.get_error()}")
-        return allowed_V
+        if self._matcher.is_error() or not allowed_V.any():  # after an error its mask is the end token
+            self._break_off("it allows no token")
+            return none_V
+        return self._narrow(allowed_V) if self.phase == "replace" else allowed_V
 
     def forced(self) -> list[int]:
         """Return tokens that must follow whatever the policy thinks; they are taken at once, without a forward pass."""
@@ -166,7 +179,7 @@ class EditDecoder:
             for token in ahead[: self.left]:
                 self.take(token)
                 taken.append(token)
-                if self.done:
+                if self.done or self.left <= 0:
                     break
         return taken
 
@@ -177,7 +190,8 @@ class EditDecoder:
             self.phase = "done"
             return
         if not self._matcher.consume_token(token):
-            raise PolicyError(f"token {token} is outside the grammar: {self._matcher.get_error()}")
+            self._break_off(f"token {token} is outside")
+            return
         self._text += self.vocabulary.pieces[token]
         if self._matcher.is_stopped():
             self._advance()
@@ -199,7 +213,7 @@ class EditDecoder:
         assert self.run is not None
         replace = text.removeprefix("\n").removesuffix(CLOSE)
         self.blocks.append(EditBlock(self.run.text, replace))
-        lines = self.source.splitlines(keepends=True)
+        lines = lines_of(self.source)
         end = self.run.first + self.run.text.count("\n")
         self.source = "".join(lines[: self.run.first]) + replace + "".join(lines[end:])
         self._written[self.run.first : end] = [True] * replace.count("\n")
@@ -228,25 +242,31 @@ class EditDecoder:
         return any(self._written[run.first : run.first + run.text.count("\n")])
 
     def _enter_replace(self, run: Run) -> None:
+        constants: tuple[str, ...] = ()
         if self.settings.replace == "text":
             line = r"/[^\n\r<=>][^\n\r]{0,119}\n/"
             grammar = f'start: "\\n" LINE{{0,{self.settings.max_replace_lines}}} ">>>>>>> REPLACE"\nLINE: {line}\n'
         else:
-            lines = self.source.splitlines(keepends=True)
+            if not run.depth:  # what is UPPERCASE further in is a local that code computes
+                constants = constants_of(run.text, plain_constants(self.source))
+            lines = lines_of(self.source)
             without = "".join(lines[: run.first]) + "".join(lines[run.first + run.text.count("\n") :])
             last = run.first + run.text.count("\n") - 1
             grammar = replace_grammar(
                 names_at(self.source, run.first, last),
                 run.depth,
+                run.unit,
                 run.header,
                 comments=comments_of(run.text),
-                constants=constants_of(run.text, () if run.depth else plain_constants(self.source)),
+                constants=constants,
                 wholes=wholes_of(run.text),
                 in_function=run.in_function,
                 in_loop=run.in_loop,
                 empty=not run.header and _compiles(without),
                 lines=self.settings.max_replace_lines,
             )
+        full = run.text.count("\n") >= self.settings.max_replace_lines
+        self._nothing_follows = bool(run.header or constants) or full
         self._begin("replace", grammar)
 
     def _begin(self, phase: str, grammar: str) -> None:
@@ -255,7 +275,13 @@ class EditDecoder:
         self.phase, self._text = phase, b""
         self._matcher = LLMatcher(self.vocabulary.guide, LLMatcher.grammar_from_lark(grammar))
         if self._matcher.is_error():
-            raise PolicyError(f"the grammar of {phase} does not build: {self._matcher.get_error()}")
+            self._break_off("it does not build")
+
+    def _break_off(self, why: str) -> None:
+        """End the edit where it is. In the first grammar it is the source that is at fault, and so would be every edit."""
+        if self.phase == "search":
+            raise PolicyError(f"the grammar of the source to edit fails: {why}; {self._matcher.get_error()}")
+        self.phase = "broken"
 
     # --- masks --------------------------------------------------------------------------------------------------------
 
@@ -269,11 +295,15 @@ class EditDecoder:
     def _narrow(self, allowed_V: NDArray[np.bool_]) -> NDArray[np.bool_]:
         assert self.run is not None
         text = self._text.decode("utf-8", "replace").removeprefix("\n")
-        if text and _bare(text) == _bare(self.run.text):
+        old = _bare(self.run.code)
+        if text and _bare(text) == old:
             banned_V = self.vocabulary.to_marker_V if text.endswith("\n") else self.vocabulary.to_comment_V
-            if self.run.header:  # what ends in a header cannot grow behind it
-                banned_V = banned_V | self.vocabulary.line_break_V
             allowed_V = _unless_empty(allowed_V & ~banned_V, allowed_V)
+        if self._nothing_follows and old.startswith(_bare(text)):
+            void_V = np.zeros_like(allowed_V)
+            for token in np.flatnonzero(allowed_V & self.vocabulary.ends_V):
+                void_V[token] = _bare(text + self.vocabulary.pieces[token].decode("utf-8", "replace")) == old
+            allowed_V = _unless_empty(allowed_V & ~void_V, allowed_V)
         if self.left > RESERVE_TOKENS:
             return allowed_V
         line = text.rpartition("\n")[2]
@@ -287,7 +317,7 @@ class EditDecoder:
         assert self.run is not None
         if not self.run.header:
             return []
-        target = (" " * INDENT * self.run.depth + HEADERS[self.run.header].split('"')[1]).encode()
+        target = (self.run.unit * self.run.depth + HEADERS[self.run.header].split('"')[1]).encode()
         rest = target[len(line) :]
         if not rest or not target.startswith(line.encode()):
             return []

@@ -21,7 +21,7 @@ DEEPEST = 2  # how many blocks inside one another REPLACE may open
 # keeps one spelling for one meaning. Calls put positional arguments first.
 EXPRESSIONS = r"""
 exprs: expr (", " expr)* ","?
-expr: disjunction (" if " disjunction " else " expr)? | "lambda " params ": " expr
+expr: disjunction (" if " disjunction " else " expr)? | "lambda " names ": " expr
 disjunction: negation (BOOL negation)*
 negation: "not "? comparison
 comparison: sum (COMPARE sum)*
@@ -32,7 +32,7 @@ primary: atom trailer*
 atom: OWNED | LOAD | NUMBER | STRING | FSTRING | CONSTANT | "(" group? ")" | "[" inside? "]" | "{" pairs? "}"
 group: expr (", " expr)* ","? | expr comprehension
 inside: item (", " item)* ","? | expr comprehension
-item: "*"? expr
+item: expr | "*" sum
 pairs: pair (", " pair)* ","? | pair comprehension
 pair: expr ": " expr
 trailer: "." ATTRIBUTE | "(" arguments? ")" | "[" index (", " index)* ","? "]"
@@ -42,8 +42,8 @@ keyword: KEYWORD "=" expr | "**" primary
 comprehension: " for " names " in " disjunction (" if " disjunction)?
 index: expr | expr? SLICE expr? (SLICE expr?)?
 names: NEW (", " NEW)*
-params: param (", " param)*
-param: "*"? NEW (": " primary)? ("=" expr)?
+params: param (", " param)* (", " param "=" expr)* | param "=" expr (", " param "=" expr)*
+param: NEW (": " primary)?
 target: place (", " place)*
 place: NEW | OWNED | (OWNED | LOAD) trailer* ("." ATTRIBUTE | "[" index (", " index)* "]")
 BOOL: " and " | " or "
@@ -56,7 +56,8 @@ AUGMENT: " += " | " -= " | " *= " | " /= "
 CONSTANT: "True" | "False" | "None"
 NUMBER: /(0|[1-9][0-9]{0,8}(_[0-9]{3}){0,3})(\.[0-9]{1,8})?(e-?[1-9][0-9]?)?/
 STRING: /"[ !#-\[\]-~]{0,80}"/ | /'[ -&(-\[\]-~]{0,80}'/
-FSTRING: /f"([ !#-\[\]-z|~]{0,40}\{[a-z_][a-z_.]{0,20}(:[.,0-9a-z]{1,5})?\}){1,3}[ !#-\[\]-z|~]{0,40}"/
+FSTRING: "f\"" (PLAIN "{" LOAD ("." ATTRIBUTE)? (/:[.,0-9a-z]{1,5}/)? "}"){1,3} PLAIN "\""
+PLAIN: /[ !#-\[\]-z|~]{0,40}/
 """
 
 # What a constant may be: literals, tuples, arithmetic on them and on other constants. Calls and conditions are for code.
@@ -81,13 +82,10 @@ simple: target (" = " target)? (" = " exprs) | place AUGMENT expr | NEW ": " pri
 
 HEADERS = {
     "if": '"if " expr',
-    "elif": '"elif " expr',
-    "else": '"else"',
     "for": '"for " target " in " exprs',
     "while": '"while " expr',
     "with": '"with " expr (" as " NEW)?',
     "def": '"def " NEW "(" params? ")" (" -> " primary)?',
-    "class": '"class " NEW ("(" primary (", " primary)* ")")?',
 }
 
 
@@ -98,6 +96,7 @@ def _alternatives(names: Iterable[str]) -> str:
 def replace_grammar(
     names: Names,
     depth: int,
+    unit: str,
     header: str,
     *,
     comments: Sequence[str] = (),
@@ -110,17 +109,17 @@ def replace_grammar(
 ) -> str:
     """Return the Lark grammar of REPLACE and its closing marker, from the newline after `=======` on.
 
-    depth is the indentation in levels; header is the keyword of the block header that must end the text, or "" when the
-    text must be whole statements; comments are those that a line may end in (those of the lines replaced). Where the lines
-    replaced do nothing but give constants their values, these are named in `constants`: the text then gives each of them
-    a plain value again, since others read them, and a whole number to those in `wholes`. empty allows a deletion; lines
+    depth is the indentation in levels of `unit` each; header is the keyword of the block header that must end the text, or
+    "" when the text must be whole statements; comments are those that a line may end in (those of the lines replaced). Where
+    the lines replaced do nothing but give constants their values, these are named in `constants`: the text then gives each of
+    them a plain value again, since others read them, and a whole number to those in `wholes`. empty allows a deletion; lines
     bounds the statements at the outer level.
     """
     flow = ['"return" (" " exprs)?'] if in_function else []
     flow += ['"break"', '"continue"'] if in_loop else []
     simple = SIMPLE + "".join(f"      | {rule}\n" for rule in flow)
     depths = range(depth, depth + DEEPEST + 1)
-    rules = [f'IND{k}: "{" " * INDENT * k}"' for k in depths if k]
+    rules = [f"IND{k}: {json.dumps(unit * k)}" for k in depths if k]
     for k in depths:
         indent = f"IND{k} " if k else ""
         options = [f"{indent}simple END"]

@@ -3,6 +3,7 @@
 The rule for ambiguity: a run that occurs more than once in the source is left out; the same lines become available with
 a neighbour that makes them unique. Runs are whole logical lines (a bracketed expression counts with all its lines),
 neither start nor end blank, hold more than documentation, and either close at their own depth or end in a block header.
+Functions and classes are edited from inside: a new header could not give them back the name that others call.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from arl_core.policy.python_lines import HEADERS, INDENT
 from frozen_env.files import is_marked
 
 CONTINUES = {"elif", "else", "except", "finally", "case"}  # they belong to a statement above
-LEFT_ALONE = {"import", "from", "@", "try", "match", "async"}  # outside the grammar of REPLACE
+LEFT_ALONE = {"import", "from", "@", "try", "match", "async", "def", "class"}  # REPLACE could not say them again
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One logical line: physical lines [first, last] counted from 0, depth in levels, its first word."""
+    """One logical line: physical lines [first, last] counted from 0, depth in levels and as written, its first word."""
 
     first: int
     last: int
     depth: int
+    indent: str
     word: str
     header: bool
     prose: bool  # only a string: documentation
@@ -36,14 +38,21 @@ class Statement:
 
 @dataclass(frozen=True)
 class Run:
-    """Lines that SEARCH may name and what REPLACE must be; `grammar` is what replace_grammar takes."""
+    """Lines that SEARCH may name, and what REPLACE must be, in the words of replace_grammar."""
 
     text: str
+    code: str  # its statements alone: nothing between them, no documentation
     first: int
     depth: int
+    unit: str
     header: str
     in_function: bool
     in_loop: bool
+
+
+def lines_of(source: str) -> list[str]:
+    """Return the lines with their ends, as tokenize and ast count them; splitlines() also breaks at form feeds and others."""
+    return list(io.StringIO(source))
 
 
 def statements(source: str) -> list[Statement]:
@@ -51,7 +60,9 @@ def statements(source: str) -> list[Statement]:
     found: list[Statement] = []
     line: list[tokenize.TokenInfo] = []
     skip = {tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    depth = 0
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        depth += (token.type == tokenize.INDENT) - (token.type == tokenize.DEDENT)
         if token.type in skip:
             continue
         if token.type != tokenize.NEWLINE:
@@ -63,7 +74,8 @@ def statements(source: str) -> list[Statement]:
                 Statement(
                     first=start.start[0] - 1,
                     last=end.end[0] - 1,
-                    depth=start.start[1] // INDENT,
+                    depth=depth,
+                    indent=start.line[: start.start[1]],
                     word=start.string,
                     header=end.string == ":",
                     prose=len(line) == 1 and start.type == tokenize.STRING,
@@ -88,10 +100,13 @@ def _header_that_must_end(found: list[Statement], a: int, b: int) -> str | None:
     depth = found[a].depth
     if any(s.depth < depth for s in found[a : b + 1]):
         return None
-    following = found[b + 1].depth if b + 1 < len(found) else 0
-    if not found[b].header:
-        return "" if following <= depth else None
-    return found[b].word if found[b].depth == depth and found[b].word in HEADERS else None
+    if found[b].header:
+        return found[b].word if found[b].depth == depth and found[b].word in HEADERS else None
+    if b + 1 == len(found):
+        return ""
+    following = found[b + 1]
+    goes_on = following.depth > depth or (following.depth == depth and following.word in CONTINUES)
+    return None if goes_on else ""
 
 
 def searchable_runs(source: str, max_lines: int, max_chars: int = 240) -> list[Run]:
@@ -103,10 +118,14 @@ def searchable_runs(source: str, max_lines: int, max_chars: int = 240) -> list[R
         found = statements(source)
     except tokenize.TokenError as error:
         raise SyntaxError(str(error)) from error
-    lines = source.splitlines(keepends=True)
+    lines = lines_of(source)
+    usual = next((s.indent for s in found if s.depth == 1), " " * INDENT)
     runs = []
     for a, start in enumerate(found):
         if start.word in CONTINUES or (a and found[a - 1].word == "@"):
+            continue
+        unit = start.indent[: len(start.indent) // start.depth] if start.depth else usual
+        if start.indent != unit * start.depth:  # tabs and spaces, or a form feed
             continue
         around = _enclosing(found, a)
         for b in range(a, len(found)):
@@ -122,7 +141,8 @@ def searchable_runs(source: str, max_lines: int, max_chars: int = 240) -> list[R
             if len(text) > max_chars or not text.endswith("\n") or _occurrences(source, text) != 1:
                 continue
             loop = next((w for w in around if w in ("for", "while", "def")), "") in ("for", "while")
-            runs.append(Run(text, start.first, start.depth, header, "def" in around, loop))
+            code = "".join("".join(lines[s.first : s.last + 1]) for s in inside if not s.prose)
+            runs.append(Run(text, code, start.first, start.depth, unit, header, "def" in around, loop))
     return runs
 
 

@@ -67,6 +67,45 @@ def test_no_run_cuts_a_block_in_two() -> None:
             ast.parse(SOURCE.replace(run.text, replacement))
 
 
+def test_functions_and_classes_are_edited_from_inside() -> None:
+    """A new header could neither keep their name nor take self."""
+    words = ("def ", "class ")
+    assert not any(line.lstrip().startswith(words) for run in texts(SOURCE) for line in run.splitlines())
+    assert "        self.up = nn.Linear(8, 8)\n" in texts(SOURCE)
+
+
+def test_no_run_leaves_an_else_without_its_if() -> None:
+    source = "if x:\n    y = 1\nelif z:\n    y = 2\nelse:\n    y = 3\nw = 4\n"
+    assert texts(source, 6) == [
+        "if x:\n",
+        source[: -len("w = 4\n")],
+        "    y = 1\n",
+        "    y = 2\n",
+        "    y = 3\n",
+        "w = 4\n",
+    ]
+    assert texts("for i in x:\n    y = i\nelse:\n    y = 0\n", 2) == ["for i in x:\n", "    y = i\n", "    y = 0\n"]
+
+
+@pytest.mark.parametrize("unit", ["  ", "    ", "\t"])
+def test_depth_is_counted_in_the_files_own_indentation(unit: str) -> None:
+    source = "A = 1\ndef f(x):\n\tfor i in x:\n\t\tx = i\n".replace("\t", unit)
+    by_text = {run.text: run for run in searchable_runs(source, 3)}
+    inner = by_text[f"{unit * 2}x = i\n"]
+    assert (inner.depth, inner.unit, inner.in_function, inner.in_loop) == (2, unit, True, True)
+    assert (by_text["A = 1\n"].depth, by_text["A = 1\n"].unit) == (0, unit)
+
+
+def test_indentation_that_mixes_tabs_and_spaces_is_left_alone() -> None:
+    assert texts("if x:\n\tif y:\n\t  z = 1\n\tw = 2\n", 1) == ["if x:\n", "\tif y:\n", "\tw = 2\n"]
+
+
+@pytest.mark.parametrize("odd", ["\x0c", "\u2028", "\x85", "\x1c"])
+def test_lines_are_counted_as_python_counts_them(odd: str) -> None:
+    source = f'"""One{odd}and two."""\nA = 1\nB = 2\n'
+    assert texts(source, 1) == ["A = 1\n", "B = 2\n"]
+
+
 def test_a_source_that_cannot_be_tokenized_is_a_syntax_error() -> None:
     with pytest.raises(SyntaxError):
         searchable_runs("f(\n", 3)

@@ -8,11 +8,15 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from arl_core.errors import CampaignLocked, MemoryFileError
 from arl_core.records import utc_now
+
+BUSY = (errno.EWOULDBLOCK, errno.EACCES)  # somebody else has the lock
+LOOK_S = 0.05  # longer than a look at the lock lasts (is_held)
 
 _held: set[int] = set()  # lock files that this process holds
 
@@ -25,7 +29,7 @@ def campaign_lock(memory_path: str | Path) -> Iterator[Path]:
     naming the holder, when another campaign (in this process too) has it; MemoryFileError when it cannot be opened.
     """
     memory_path = Path(memory_path).resolve()
-    path = memory_path.with_name(memory_path.name + ".lock")
+    path = _lock_file(memory_path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -33,11 +37,11 @@ def campaign_lock(memory_path: str | Path) -> Iterator[Path]:
         raise MemoryFileError(f"cannot open the campaign lock {path}: {error.strerror}") from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = _take(descriptor)
         except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise MemoryFileError(f"cannot lock {path}: {error.strerror}") from error
-            raise CampaignLocked(_who_holds(descriptor, memory_path)) from None
+            raise MemoryFileError(f"cannot lock {path}: {error.strerror}") from error
+        if not taken:
+            raise CampaignLocked(_who_holds(descriptor, memory_path))
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
@@ -49,6 +53,47 @@ def campaign_lock(memory_path: str | Path) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # for a child's copy too, if one was forked this instant
     finally:
         os.close(descriptor)
+
+
+def is_held(memory_path: str | Path) -> bool:
+    """Whether anybody, in this process too, holds the right to run a campaign on this memory. Makes and writes nothing.
+
+    To ask is to share the lock for an instant, for which a campaign that begins then waits. Where no lock file is, nobody
+    holds it; where the file may not be read it cannot be told, and the answer is yes.
+    """
+    try:
+        path = _lock_file(Path(memory_path).resolve())
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    try:
+        # Shared: two who look do not take each other for a holder.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # for a child's copy too, if one was forked this instant
+    except OSError as error:
+        return error.errno in BUSY  # else a file system without locks, on which no campaign begins
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lock_file(memory_path: Path) -> Path:
+    return memory_path.with_name(memory_path.name + ".lock")
+
+
+def _take(descriptor: int) -> bool:
+    """Whether the lock is ours now. A second try, as who is in the way may only be looking. OSError where nothing can be locked."""
+    for wait_s in (LOOK_S, 0.0):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno not in BUSY:
+                raise
+        time.sleep(wait_s)
+    return False
 
 
 def _who_holds(descriptor: int, memory_path: Path) -> str:

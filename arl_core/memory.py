@@ -33,7 +33,7 @@ from arl_core.memory_rows import (
     to_details,
     to_row,
 )
-from arl_core.records import Campaign, Experiment, State, utc_now
+from arl_core.records import Campaign, Experiment, State, one_line, utc_now
 from frozen_env.contract import Report
 
 RECENT = 32  # experiments that a prompt shows: the most recent…
@@ -41,6 +41,8 @@ TOP = 5  # …and the best
 STATES_KEPT = 3  # the last states, so that a torn checkpoint can fall back to the one before
 FRESH = 128  # experiments whose details wait to be moved
 PAGE = 64  # experiments that each() holds at a time
+REASON_CHARS = 300  # of why a campaign ended
+STATUS_REASON = "status_reason"  # its name in the last state's values; a column would shut older versions out
 
 
 class Memory(MemoryFile):
@@ -81,11 +83,34 @@ class Memory(MemoryFile):
             no = self._number(db, campaign_id)
             return to_campaign(db.execute(f"{SELECT_CAMPAIGN} where no = ?", [no]).fetchone())
 
-    def set_status(self, campaign_id: str, status: str) -> None:
-        """Note how the campaign stands: running, finished, interrupted, failed."""
+    def set_status(self, campaign_id: str, status: str, reason: str = "") -> None:
+        """Note how the campaign stands: running, finished, interrupted, failed; and why, as one printable line.
+
+        A status without a reason takes away the one before.
+        """
         with self._open(write=True) as db:
             no = self._number(db, campaign_id)
             db.execute("update m.campaigns set status = ? where no = ?", [status, no])
+            self._note_reason(db, no, one_line(reason, REASON_CHARS))
+
+    def status_reason(self, campaign_id: str) -> str:
+        """Return why the campaign's status is what it is; "" when nobody said. Untrusted: an error may quote a candidate."""
+        with self._open() as db:
+            last = self._last_values(db, self._number(db, campaign_id))
+        return str(last[1].get(STATUS_REASON, "")) if last else ""
+
+    def written_last(self) -> str | None:
+        """Return the id of the campaign that wrote last or was created since; None in an empty memory.
+
+        While somebody holds the campaign lock, this is the one that runs: every start writes a state first.
+        """
+        newest = "(select max(no) from m.campaigns)"
+        query = f"""select id from m.campaigns where no =
+                    case when {newest} in (select campaign from {STATES}) then (select max(campaign) from m.states)
+                    else {newest} end"""
+        with self._open() as db:
+            row = db.execute(query).fetchone()
+        return str(row[0]) if row else None
 
     # --- the commit ---------------------------------------------------------------------------------------------------
 
@@ -123,7 +148,10 @@ class Memory(MemoryFile):
         with self._open() as db:
             query = f"select data_json, data, idx from {STATES} where campaign = ? order by seq desc limit 1 offset ?"
             row = db.execute(query, [self._number(db, campaign_id), back]).fetchone()
-        return State(json.loads(row[0]), bytes(row[1]), row[2]) if row else None
+        if row is None:
+            return None
+        values = {name: value for name, value in json.loads(row[0]).items() if name != STATUS_REASON}
+        return State(values, bytes(row[1]), row[2])
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
@@ -315,6 +343,26 @@ class Memory(MemoryFile):
                 return b""
             self._bases[no] = zlib.decompress(packed)
         return self._bases[no]
+
+    def _last_values(self, db: Any, no: int) -> tuple[int, dict[str, Any]] | None:
+        query = f"select seq, data_json from {STATES} where campaign = ? order by seq desc limit 1"
+        row = db.execute(query, [no]).fetchone()
+        return (int(row[0]), json.loads(row[1])) if row else None
+
+    def _note_reason(self, db: Any, no: int, reason: str) -> None:
+        """Keep it with the last state, in place: a state of its own would push out one that a torn checkpoint may need."""
+        told = {STATUS_REASON: reason} if reason else {}
+        last = self._last_values(db, no)
+        if last is None:
+            if told:
+                self._write_state(db, no, -1, State(told))
+            return
+        seq, values = last
+        if values.pop(STATUS_REASON, "") == reason:
+            return
+        for table in ("states", "states_elsewhere"):
+            command = f"update m.{table} set data_json = ? where campaign = ? and seq = ?"
+            db.execute(command, [dumps(values | told), no, seq])
 
     def _write_state(self, db: Any, no: int, index: int, state: State) -> None:
         if db.execute("select 1 from m.states where campaign <> ? limit 1", [no]).fetchone():

@@ -86,7 +86,9 @@ class Experiment:
     def confirmed_error(self) -> float | None:
         """One standard error of confirmed_value, from the noise as it was known then; None when it was not known."""
         sd = self.extra.get("confirmation", {}).get("noise_sd")
-        return float(sd) / math.sqrt(self.confirmations) if sd is not None and self.confirmations else None
+        if sd is None or not self.confirmations or not math.isfinite(float(sd)):
+            return None
+        return float(sd) / math.sqrt(self.confirmations)
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that `json.dumps(..., allow_nan=False)` accepts; non-finite numbers become strings."""

@@ -114,7 +114,8 @@ def _sheet(data: CampaignData, found: Answer, folder: Path) -> str:
     lines += ["", "## Look for", ""]
     lines += [f"- [ ] {question}" for question in QUESTIONS]
     lines += ["", "## Cautions", ""]
-    lines += [f"- {line}" for line in words.cautions(found, data.experiments, findings.noise_sd(data.experiments))]
+    noise = findings.noise_sd(data.experiments)
+    lines += [f"- {line}" for line in words.cautions(found, data.experiments, noise, _quoted)]
     lines += ["", "## Apply it", "", "Nothing was applied. From the repository's root, after reading the diff:", ""]
     diff = _from_root(folder / DIFF)
     lines += [f"    git apply --check {diff} && git apply {diff}", ""]

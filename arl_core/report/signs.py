@@ -1,22 +1,27 @@
 """Signs that a campaign's figures are not what they seem: noise that is not the programs', a policy that repeats itself, a
-machine that has changed. Each is None where there is none; words.py makes sentences of them."""
+machine that has changed or fails. Each is None where there is none; words.py makes sentences of them."""
 
 from __future__ import annotations
 
 import math
+import re
 import statistics
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from arl_core.diversity import is_new
 from arl_core.memory import RECENT
-from arl_core.records import Experiment
+from arl_core.records import Experiment, one_line
 from arl_core.report.findings import RAN, noise_sd
+from frozen_env.contract import Status
 
 PROGRAMS = 12  # from here on a spread is known to a third
 NORMAL_QUARTILES = 1.349  # between the quartiles of a normal law, in standard deviations
 PACES = 8  # latest runs whose pace is held against their parents'
 MOST_PACES = 6  # of these on one side: an edit or two may well change what a step costs
 OTHER_PACE = 0.1  # relative change that is no jitter
+ENDINGS = 16  # latest proposals whose endings count
 
 
 def noise_above_spread(experiments: Sequence[Experiment]) -> tuple[float, float, int] | None:
@@ -45,6 +50,32 @@ def repeats_itself(experiments: Sequence[Experiment]) -> tuple[int, int] | None:
     latest = [one for one in experiments if one.parent_index is not None][-RECENT:]
     new = sum(map(is_new, latest))
     return (new, len(latest)) if 2 * len(latest) >= RECENT and 2 * new < len(latest) else None
+
+
+@dataclass(frozen=True)
+class Crashes:
+    """How many of the latest proposals crashed; their commonest reason (one line, untrusted), how many have it, and the last."""
+
+    crashed: int
+    proposals: int
+    reason: str
+    times: int
+    index: int
+
+
+def mostly_crashes(experiments: Sequence[Experiment]) -> Crashes | None:
+    """More than half of the latest `ENDINGS` proposals, of half of that number at least; None when not.
+
+    Reasons that differ in their numbers alone (bytes, process ids) count as one, and are told in the last one's words.
+    """
+    latest = [one for one in experiments if one.parent_index is not None][-ENDINGS:]
+    crashed = [one for one in reversed(latest) if one.status is Status.CRASHED]
+    if 2 * len(latest) < ENDINGS or 2 * len(crashed) <= len(latest):
+        return None
+    kinds = [re.sub(r"\d+", "0", one_line(one.reason, 140)) for one in crashed]
+    ((kind, times),) = Counter(kinds).most_common(1)
+    last = crashed[kinds.index(kind)]
+    return Crashes(len(crashed), len(latest), one_line(last.reason, 140), times, last.index)
 
 
 def other_pace(experiments: Sequence[Experiment]) -> tuple[float, int] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from arl_core.campaign_lock import is_held
 from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment, one_line
 
@@ -16,10 +17,16 @@ EVERYTHING = 2**31 - 1
 
 @dataclass(frozen=True)
 class CampaignData:
-    """A campaign as it stood at one moment: every experiment whole, in order of index."""
+    """A campaign as it stood at one moment: every experiment whole, in order of index.
+
+    cut_off: its status is "running", and nobody runs it: a kill or a power cut came before an orderly end. reason: why it
+    ended, "" when nobody said; untrusted.
+    """
 
     campaign: Campaign
     experiments: list[Experiment]
+    cut_off: bool = False
+    reason: str = ""
 
     @property
     def metric(self) -> str:
@@ -35,7 +42,12 @@ class CampaignData:
 
 def read(memory: Memory, campaign_id: str = "latest") -> CampaignData:
     """Return the campaign. Raises ConfigError when there is none of that id, MemoryFileError as Memory does."""
-    campaign = memory.get_campaign(campaign_id)
+    held = is_held(memory.path)  # asked before the status: an orderly end notes that first, then lets go
+    with memory.reading():
+        campaign = memory.get_campaign(campaign_id)
+        runs = held and memory.written_last() == campaign.id  # the lock is the memory's, not the campaign's
+        reason = memory.status_reason(campaign.id)
+    cut_off = campaign.status == "running" and not runs
     light = memory.recent(campaign.id, EVERYTHING)[::-1]
     whole = (memory.experiment(campaign.id, one.index) for one in light)
-    return CampaignData(campaign, [one for one in whole if one is not None])
+    return CampaignData(campaign, [one for one in whole if one is not None], cut_off, reason)

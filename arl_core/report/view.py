@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arl_core import theory
+from arl_core.config import CampaignConfig
 from arl_core.edit import changed_constants, levers, named_path
 from arl_core.records import Experiment, one_line, utc_now, visible
 from arl_core.report import evidence, findings, words
@@ -24,6 +26,8 @@ from frozen_env.files import split_marked
 MOST_IMPROVEMENTS = 15
 MOST_IN_HERO = 8
 MOST_SETTINGS = 200
+MEMORY = CampaignConfig.model_fields["memory"].default  # where commands look unless told
+REASON_CHARS = 300
 SUMMARY_CHARS = 160
 SECTIONS = (
     ("changed", "what changed"),
@@ -74,7 +78,7 @@ def build(data: CampaignData) -> dict[str, Any]:
         "commands": _commands(data, found),
         "settings": _settings(campaign.config)[:MOST_SETTINGS],
         "status_words": {status.value: text for status, text in WORDS.items()},
-        "written": utc_now()[:16].replace("T", " ") + " UTC",
+        "written": _to_the_minute(utc_now()),
     }
     has_reports = any(one.reports for one in experiments)
     present = {
@@ -107,16 +111,25 @@ def epsilons(data: CampaignData) -> list[float]:
 def _campaign(data: CampaignData) -> dict[str, Any]:
     campaign, experiments = data.campaign, data.experiments
     sandboxes = sorted({one.sandbox for one in experiments if one.sandbox})
+    last = max((one.created_at for one in experiments if one.created_at), key=datetime.fromisoformat, default="")
     return {
         "id": one_line(campaign.id, 80),
         "preset": one_line(campaign.preset, 40),
         "seed": campaign.seed,
-        "started": campaign.started_at[:16].replace("T", " ") + " UTC",
+        "started": _to_the_minute(campaign.started_at),
         "status": campaign.status,
-        "running": campaign.status == "running",
+        "running": campaign.status == "running" and not data.cut_off,
+        "cut_off": words.cut_off(len(experiments), _to_the_minute(last)) if data.cut_off else "",
+        "go_on": _go_on(data),
+        "reason": one_line(data.reason, REASON_CHARS),
         "digest": one_line(campaign.environment_digest, 40),
         "sandbox": one_line(", ".join(sandboxes), 80) or "not recorded",
     }
+
+
+def _to_the_minute(at: str) -> str:
+    """A record's time for a reader; "" for none."""
+    return at[:16].replace("T", " ") + " UTC" if at else ""
 
 
 def _tiles(
@@ -279,7 +292,7 @@ def _commands(data: CampaignData, found: Answer) -> list[str]:
     name = one_line(data.campaign.id, 80)
     lines = [
         f"python -m flows.report {name} --export-best best/     # the best program, its diff, a review sheet",
-        f"python -m flows.research --resume {name} --iterations N     # go on",
+        f"{_go_on(data)} --iterations N     # go on",
     ]
     if found.best is not None:
         lines.insert(
@@ -287,6 +300,16 @@ def _commands(data: CampaignData, found: Answer) -> list[str]:
             f"python -m frozen_env run {_again(data, found)} --seed {data.campaign.seed + 1001} --out /tmp/again     # a new seed",
         )
     return lines
+
+
+def _go_on(data: CampaignData) -> str:
+    """The command that resumes the campaign; by its id, as another may be the latest when the page is read."""
+    campaign = data.campaign
+    memory = one_line(str(campaign.config.get("memory") or MEMORY), 200)
+    where = "" if memory == MEMORY else f" --set memory={shlex.quote(memory)}"
+    return (
+        f"python -m flows.research --preset {one_line(campaign.preset, 40)} --resume {one_line(campaign.id, 80)}{where}"
+    )
 
 
 def _again(data: CampaignData, found: Answer) -> str:

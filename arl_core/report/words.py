@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from arl_core.records import Experiment, one_line, visible
 from arl_core.report.figures import duration
@@ -11,9 +11,8 @@ from arl_core.report.findings import (
     LearningPoint,
     Savings,
     figure_of,
-    noise_sd,
 )
-from arl_core.report.signs import noise_above_spread, other_pace, repeats_itself
+from arl_core.report.signs import mostly_crashes, noise_above_spread, other_pace, repeats_itself
 from arl_core.theory import MOST_EXPERIMENTS, BestSoFar, ImprovementRate, gain_by_luck
 from frozen_env.contract import Direction, Status, is_better
 
@@ -88,16 +87,31 @@ def hero(found: Answer, metric: str, direction: Direction, experiments: Sequence
     if found.gain <= 0:
         title = f"{metric} {number(best)}, no better by its mean than {number(start)} at the start"
         lead += " It beat its predecessor on common seeds; each mean is over other seeds too."
-    noise = noise_sd(experiments)
-    if found.confirmed and noise is not None:
-        error = noise / found.best.confirmations**0.5
+    error = found.best.confirmed_error
+    if found.confirmed and error is not None:
         lead += f" The mean of {found.best.confirmations} fresh seeds, ± {number(error)} standard error."
     verdict = "improved, confirmed" if found.confirmed else "improved, not confirmed"
     return {"kind": "improved", "verdict": verdict, "title": title, "lead": lead, "best": found.best}
 
 
-def cautions(found: Answer, experiments: Sequence[Experiment], noise: float | None) -> list[str]:
-    """What a careful reader must know before believing the headline."""
+def cut_off(experiments: int, last: str) -> str:
+    """How a campaign stands that nobody runs and nobody ended. last: when its last experiment was committed, "" if unknown."""
+    if not experiments:
+        return "cut off before its first commit"
+    return f"cut off: the last commit was at {last}" if last else "cut off"
+
+
+def in_quotes(text: str) -> str:
+    return f"“{text}”"
+
+
+def cautions(
+    found: Answer,
+    experiments: Sequence[Experiment],
+    noise: float | None,
+    quoted: Callable[[str], str] = in_quotes,
+) -> list[str]:
+    """What a careful reader must know before believing the headline. `quoted` sets a candidate's own words off."""
     told = []
     scored = sum(one.status in (Status.KEPT, Status.DISCARDED) for one in experiments)
     if found.improved and not found.confirmed:
@@ -132,6 +146,14 @@ def cautions(found: Answer, experiments: Sequence[Experiment], noise: float | No
             f"The latest {runs} runs got through {ratio:.2f} times as many tokens a second as the programs that they edit "
             "(median). Either the edits change what a step costs, or the machine has changed: other work, heat, another clock. "
             f"Under a time budget {then}; --set confirm.reuse=false runs the incumbent anew beside every candidate."
+        )
+    if crashes := mostly_crashes(experiments):
+        often = f"most often with {quoted(crashes.reason)} " if crashes.reason else "most often without a reason "
+        told.append(
+            f"Of the last {crashes.proposals} proposals {crashes.crashed} crashed, {often}"
+            f"({crashes.times}×, last in experiment {crashes.index}). Edits that crash alike are often not at fault: read that "
+            "experiment's log (make ui: it is among its artifacts). On a GPU see nvidia-smi, and whether python -m bench.gpu_probe "
+            "passes, then resume."
         )
     if repeated := repeats_itself(experiments):
         new, proposals = repeated

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -13,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from arl_core.campaign_lock import campaign_lock
+from arl_core import campaign_lock as module
+from arl_core.campaign_lock import campaign_lock, is_held
 from arl_core.errors import CampaignLocked, MemoryFileError
 from tests.arl_core.memories import ROOT
 
@@ -72,3 +75,68 @@ def test_a_lock_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MemoryFileError, match="cannot open the campaign lock"), campaign_lock(tmp_path / "file" / "m"):
         pass
+
+
+# --- whether somebody holds it ----------------------------------------------------------------------------------------
+
+
+def test_somebody_holds_the_lock_as_long_as_a_campaign_runs(tmp_path: Path) -> None:
+    with campaign_lock(tmp_path / "m"):
+        assert is_held(tmp_path / "m")
+        assert is_held(tmp_path / "m"), "to ask takes nothing away"
+        assert not is_held(tmp_path / "another")
+    assert not is_held(tmp_path / "m")
+    with campaign_lock(tmp_path / "m"):
+        pass
+
+
+def test_whoever_was_killed_holds_nothing(tmp_path: Path) -> None:
+    here, there = multiprocessing.Pipe()
+    holder = multiprocessing.get_context("spawn").Process(target=_hold, args=(str(tmp_path / "m"), there))
+    holder.start()
+    assert here.recv() == "held"
+    assert is_held(tmp_path / "m")
+    holder.kill()
+    holder.join()
+    assert not is_held(tmp_path / "m")
+
+
+def test_to_ask_makes_no_file_and_needs_no_right_to_write(tmp_path: Path) -> None:
+    assert not is_held(tmp_path / "m")
+    assert not is_held(tmp_path / "nowhere" / "m")
+    assert list(tmp_path.iterdir()) == []
+    with campaign_lock(tmp_path / "m") as lock:
+        lock.chmod(0o444)
+        tmp_path.chmod(0o555)
+        try:
+            assert is_held(tmp_path / "m")
+        finally:
+            tmp_path.chmod(0o755)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.lock"]
+
+
+@pytest.mark.parametrize(
+    ("error", "held"),
+    [(PermissionError(errno.EACCES, "not yours"), True), (OSError(errno.ELOOP, "round and round"), False)],
+    ids=["cannot be told", "not there"],
+)
+def test_a_lock_that_may_not_be_read_counts_as_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, held: bool
+) -> None:
+    def refuse(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert is_held(tmp_path / "m") == held
+
+
+def test_a_campaign_that_begins_while_somebody_looks_is_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with campaign_lock(tmp_path / "m") as path:
+        pass
+    with path.open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr(module.time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+        with campaign_lock(tmp_path / "m"):
+            assert is_held(tmp_path / "m")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from arl_core import memory_rows
 from arl_core.errors import ConfigError
-from arl_core.memory import STATES_KEPT, Memory
+from arl_core.memory import REASON_CHARS, STATES_KEPT, Memory
 from arl_core.records import Campaign, Experiment, State, source_hash
 from frozen_env.contract import Cause, Report, Status, Verdict
 from tests.arl_core.memories import SEED, campaign, experiment
@@ -230,3 +230,62 @@ def test_an_unknown_campaign_is_named_with_those_there_are(memory: Memory) -> No
 def test_campaign_status_is_noted(memory: Memory) -> None:
     memory.set_status("c", "finished")
     assert memory.get_campaign("c").status == "finished"
+
+
+def test_why_a_campaign_failed_is_kept_until_it_runs_again(memory: Memory) -> None:
+    memory.create_campaign(campaign("d"))
+    memory.commit_iteration(experiment(0, 1.0), State())
+    assert memory.status_reason("c") == ""
+    memory.set_status("c", "failed", reason="GPU 0 has vanished")
+    memory.commit_iteration(experiment(0, 1.0, "d"), State())
+    read = Memory(memory.path, read_only=True)
+    assert (read.get_campaign("c").status, read.status_reason("c")) == ("failed", "GPU 0 has vanished")
+    assert read.status_reason("d") == ""
+    memory.set_status("c", "running")
+    assert memory.status_reason("c") == ""
+    memory.set_status("c", "failed", reason="again")
+    memory.set_status("c", "finished")
+    assert memory.status_reason("c") == ""
+
+
+def test_a_reason_leaves_the_states_as_they_are(memory: Memory) -> None:
+    for index in range(STATES_KEPT):
+        memory.commit_iteration(experiment(index, 1.0), State({"at": index}, b"rollouts"))
+    before = [memory.state("c", back=back) for back in range(STATES_KEPT)]
+    for reason in ("one", "another", ""):
+        memory.set_status("c", "failed", reason=reason)
+        assert memory.status_reason("c") == reason
+        assert [memory.state("c", back=back) for back in range(STATES_KEPT)] == before
+
+
+def test_a_campaign_that_fails_before_its_first_state_says_why_too(memory: Memory) -> None:
+    memory.set_status("c", "interrupted")
+    assert memory.state("c") is None
+    memory.set_status("c", "failed", reason="no such deployment")
+    assert memory.status_reason("c") == "no such deployment"
+    assert memory.state("c") == State()
+
+
+def test_a_reason_is_one_printable_line_of_sane_length(memory: Memory) -> None:
+    memory.set_status("c", "failed", reason="GPU\n\x1b[2J \u202e \ud800 " + "x" * 10_000)
+    reason = memory.status_reason("c")
+    assert reason.isprintable()
+    assert reason.startswith("GPU \\x1b[2J")
+    assert len(reason) == REASON_CHARS
+
+
+def test_the_campaign_that_wrote_last_is_known(memory: Memory) -> None:
+    assert memory.written_last() == "c", "it has been created"
+    memory.commit_iteration(experiment(0, 1.0), State())
+    memory.create_campaign(campaign("d"))
+    assert memory.written_last() == "d"
+    memory.commit_iteration(experiment(0, 1.0, "d"), State())
+    assert memory.written_last() == "d"
+    memory.commit_state("c", State())
+    assert memory.written_last() == "c", "an earlier one has been resumed"
+    memory.set_status("d", "failed", reason="found dead")
+    assert memory.written_last() == "c"
+
+
+def test_an_empty_memory_was_written_by_no_campaign(tmp_path: Path) -> None:
+    assert Memory(tmp_path / "empty.duckdb").written_last() is None

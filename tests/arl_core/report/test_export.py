@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ from arl_core.edit import apply_exactly
 from arl_core.errors import ConfigError
 from arl_core.report import CampaignData, export, export_best
 from bench.report import invented_campaign
+from frozen_env.contract import Status
 
 
 def test_the_exported_diff_makes_the_seed_the_best(tmp_path: Path) -> None:
@@ -83,3 +85,13 @@ def test_a_campaign_without_a_score_has_nothing_to_export(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="no scored program"):
         export_best(CampaignData(campaign, []), tmp_path / "best")
     assert not (tmp_path / "best").exists()
+
+
+def test_a_crashs_own_words_are_code_in_the_sheet(tmp_path: Path) -> None:
+    campaign, made = invented_campaign(20)
+    reason = "[click](https://evil.example) <img src=x> `now`"
+    crashes = [
+        dataclasses.replace(made[-1], index=21 + k, status=Status.CRASHED, value=None, reason=reason) for k in range(9)
+    ]
+    sheet = (export_best(CampaignData(campaign, made + crashes), tmp_path) / "REVIEW.md").read_text(encoding="utf-8")
+    assert "most often with `[click](https://evil.example) <img src=x> 'now'` (" in sheet

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from arl_core.edit import canonical_diff, levers, levers_seen_from
-from arl_core.records import Campaign, Experiment
+from arl_core.records import Campaign, Experiment, confirmed_words
 from arl_core.report import CampaignData, findings, signs, view, words
 from arl_core.report.figures import duration
 from arl_core.theory import best_so_far, improvement_rate
@@ -79,6 +79,19 @@ def test_of_confirmed_ones_the_last_promoted_leads_whatever_its_mean() -> None:
     assert findings.noise_sd(campaign) == 0.02
 
 
+def test_the_headlines_standard_error_is_the_one_that_tables_show() -> None:
+    """The noise becomes better known as a campaign goes on; an error is told as it was known at the promotion."""
+    later = one(2, 1.65, confirmed_value=1.65, confirmations=3, extra={"confirmation": {"noise_sd": 0.08}})
+    campaign = [sure(0, 2.0, 1), sure(1, 1.6, 2), later]
+    assert findings.noise_sd(campaign) == 0.08
+    assert confirmed_words(campaign[1]) == "1.6000 ± 0.0115 ×3"
+    lead = str(words.hero(findings.answer(campaign), "val_bpb", "lower", campaign)["lead"])
+    assert lead.endswith("The mean of 3 fresh seeds, ± 0.0115 standard error.")
+    unknown = dataclasses.replace(campaign[1], extra={"confirmation": {"promotion": 2, "noise_sd": "nan"}})
+    campaign[1] = unknown
+    assert "standard error" not in str(words.hero(findings.answer(campaign), "val_bpb", "lower", campaign)["lead"])
+
+
 def test_the_theorys_process_ends_where_the_staircase_does() -> None:
     campaign = [sure(0, 2.0, 1), sure(1, 1.6, 2), sure(2, 1.61, 3), one(3)]
     steps, won = findings.staircase(campaign), findings.gains(campaign)
@@ -127,6 +140,47 @@ def test_a_policy_that_repeats_itself_is_told(new: int, repeated: int, told: tup
     assert signs.repeats_itself(campaign) == told
     cautions = words.cautions(findings.answer(campaign), campaign, None)
     assert any("the policy repeats itself" in line for line in cautions) == (told is not None)
+
+
+def crashed(index: int, reason: str = "exited with 1: CUDA error") -> Experiment:
+    return one(index, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("ran", "crashes", "ran_after", "told"),
+    [
+        (7, 9, 0, (9, 16)),
+        (8, 8, 0, None),
+        (20, 9, 0, (9, 16)),
+        (3, 5, 0, (5, 8)),
+        (0, 7, 0, None),
+        (0, 30, 7, (9, 16)),
+        (0, 30, 8, None),
+    ],
+    ids=["nine of sixteen", "just half", "only the latest", "five of eight", "too few", "mending", "mended"],
+)
+def test_a_machine_that_makes_most_proposals_crash_is_told_until_it_is_mended(
+    ran: int, crashes: int, ran_after: int, told: tuple[int, int] | None
+) -> None:
+    campaign = [kept(0, 2.0), *(one(1 + k, 2.1) for k in range(ran))]
+    campaign += [crashed(1 + ran + k) for k in range(crashes)]
+    campaign += [one(1 + ran + crashes + k, 2.1) for k in range(ran_after)]
+    found = signs.mostly_crashes(campaign)
+    assert (found and (found.crashed, found.proposals)) == told
+    cautions = words.cautions(findings.answer(campaign), campaign, None)
+    said = [line for line in cautions if "crashed, most often with “exited with 1: CUDA error”" in line]
+    assert len(said) == (told is not None)
+    assert all("read that experiment's log" in line and "python -m bench.gpu_probe" in line for line in said)
+
+
+def test_the_commonest_reason_of_crashes_is_told_in_the_latest_words_that_differ_in_numbers_alone() -> None:
+    told = [*(f"out of memory: {k} MiB wanted" for k in range(5)), "loss is NaN", "loss is NaN", "no such name"]
+    campaign = [kept(0, 2.0), *(crashed(1 + k, reason) for k, reason in enumerate(told))]
+    found = signs.mostly_crashes(campaign)
+    assert found == signs.Crashes(8, 8, "out of memory: 4 MiB wanted", 5, 5)
+    nameless = [kept(0, 2.0), *(crashed(1 + k, "") for k in range(8))]
+    cautions = words.cautions(findings.answer(nameless), nameless, None)
+    assert any("8 crashed, most often without a reason (8×, last in experiment 8)" in line for line in cautions)
 
 
 def paced(index: int, tokens_per_s: float, **fields: object) -> Experiment:
@@ -298,3 +352,12 @@ def test_one_candidate_after_the_other_the_parts_are_the_wall_clock() -> None:
 def test_without_recorded_times_the_parts_stand_for_the_wall_clock() -> None:
     assert findings.wall_clock_s([]) == 0
     assert findings.wall_clock_s([one(0, costs={"iteration": 7.0}), one(1, costs={"iteration": 8.0})]) == 15
+
+
+def test_the_command_that_goes_on_names_a_memory_of_its_own() -> None:
+    def told(**config: object) -> str:
+        row = dataclasses.replace(CAMPAIGN_ROW, config=config)
+        return view.build(CampaignData(row, CAMPAIGN, cut_off=True))["campaign"]["go_on"]
+
+    assert told() == told(memory="mlruns/memory.duckdb") == "python -m flows.research --preset embedded --resume c"
+    assert told(memory="my runs/m.duckdb").endswith("--resume c --set memory='my runs/m.duckdb'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import io
 import re
@@ -138,7 +139,9 @@ def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     campaign = Campaign("c" + HOSTILE, HOSTILE, config, HOSTILE, 0, "2026-11-23T00:00:00+00:00", "text", metric=HOSTILE)
     seed = hostile(0, parent_index=None, value=1.6, incumbent_value=None, source="A = 1\nB = 0\n")
     experiments = [seed, *(hostile(index) for index in range(1, 4)), hostile(4, Status.CRASHED, value=None)]
-    return write_report(CampaignData(campaign, experiments), tmp_path_factory.mktemp("hostile"))
+    campaign = dataclasses.replace(campaign, status="failed")
+    data = CampaignData(campaign, experiments, reason=HOSTILE)
+    return write_report(data, tmp_path_factory.mktemp("hostile"))
 
 
 def test_hostile_text_is_shown_as_text_and_nothing_else(hostile_page: Path) -> None:

@@ -15,9 +15,11 @@ Source: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning: eq
 from __future__ import annotations
 
 import ast
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +43,8 @@ TYPICAL_LINES = 4.0  # two changed lines, each out and in
 LENGTH_SPREAD = 2.2  # prior standard deviation of a log length
 NOISE_BOUNDS = (1e-4, 1.0)  # noise variance over signal variance
 JITTER = 1e-8
+MORE_JITTER = (0.0, 1e-6, 1e-4, 1e-2)  # tried in turn where rounding leaves no positive definite matrix
+READ_KEPT = 1024  # programs read, the latest: all that a fit and a pool hold
 SHARE_UNIT = 1 / 3  # a share (0 to 1) counts three times, as a factor of e³ does
 FAR = 1e6  # a value that lies further out is a word: squares of distances would lose their digits, or overflow
 NEAR_ZERO = 0.1  # below this part of the first program's value a constant is measured linearly, above in logs
@@ -91,7 +95,7 @@ class Critic:
         numbers, words = self._tables([self._reader.read(program) for program in programs])
         alike = _alike(torch.from_numpy(numbers), torch.from_numpy(words), torch.from_numpy(self._logs)).numpy()
         noise = float(np.exp(self._logs[-1]))
-        lower_NN = np.linalg.cholesky(alike[:count, :count] + (noise + JITTER) * np.eye(count))
+        lower_NN = _lower(torch.from_numpy(alike[:count, :count] + (noise + JITTER) * np.eye(count))).numpy()
         half_N = np.linalg.solve(lower_NN, self._loss_N - self._mean)
         half_NC = np.linalg.solve(lower_NN, alike[:count, count:])
         signal = float(half_N @ half_N) / count
@@ -120,8 +124,8 @@ class _Reader:
         self._start = {name: number for name, number in numbers.items() if number is not None}
 
     def read(self, program: str) -> _Read:
-        constants = read_constants(program)
-        numbers, words = [], set(_other_lines(program, set(constants)))
+        known, lines = _taken_apart(program)
+        constants, numbers, words = dict(known), [], set(lines)
         for name, start in self._start.items():
             value = constants.pop(name, None)
             number = _number(value)
@@ -134,6 +138,13 @@ class _Reader:
             letters = enumerate(value) if isinstance(value, str) else [(0, value)]
             words |= {f"{name}[{place}] = {_spelled(letter)}" for place, letter in letters}
         return numbers, frozenset(words)
+
+
+@functools.lru_cache(maxsize=READ_KEPT)
+def _taken_apart(program: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The constants and the other lines of a program, not to be changed: every fit reads all of them, and parsing is dear."""
+    constants = read_constants(program)
+    return constants, tuple(_other_lines(program, set(constants)))
 
 
 def _number(value: object) -> float | None:
@@ -198,14 +209,23 @@ def _target(statement: ast.Assign | ast.AnnAssign) -> str:
 def _alike(numbers_NP: Tensor, words_NW: Tensor, logs: Tensor) -> Tensor:
     """Return how alike programs are, [N, N], 1 for the same: Matérn 5/2 over constants times exp(-changed lines / length)."""
     scaled_NP = numbers_NP / torch.exp(logs[:-2])
-    # Squared distances by the inner product; the floor keeps the square root differentiable at 0.
-    square_N = scaled_NP.square().sum(1)
-    square_NN = (square_N[:, None] + square_N[None] - 2 * scaled_NP @ scaled_NP.T).clamp_min(1e-12)
-    reach_NN = (5 * square_NN).sqrt()
+    # By differences, not by the inner product: of far numbers it would leave no digit of a small distance.
+    distance_NN = torch.cdist(scaled_NP, scaled_NP, compute_mode="donot_use_mm_for_euclid_dist")
+    reach_NN = math.sqrt(5) * distance_NN
     near_NN = (1 + reach_NN + reach_NN.square() / 3) * torch.exp(-reach_NN)
     size_N = words_NW.sum(1)
     changed_NN = size_N[:, None] + size_N[None] - 2 * words_NW @ words_NW.T
     return near_NN * torch.exp(-changed_NN / torch.exp(logs[-2]))
+
+
+def _lower(cover_NN: Tensor) -> Tensor:
+    """Return the Cholesky factor. Squares of far distances round, and a matrix may come out just short of positive definite."""
+    for more in MORE_JITTER:
+        lower_NN: Tensor
+        lower_NN, failed = torch.linalg.cholesky_ex(cover_NN + more * torch.eye(len(cover_NN), dtype=cover_NN.dtype))
+        if not int(failed):
+            return lower_NN
+    raise ValueError("the kernel's matrix is far from positive definite")
 
 
 def _fit(numbers_NP: Array, words_NW: Array, centred_N: Array) -> Array:
@@ -217,12 +237,12 @@ def _fit(numbers_NP: Array, words_NW: Array, centred_N: Array) -> Array:
     def minus_log(point: Array) -> tuple[float, Array]:
         logs = torch.from_numpy(point).requires_grad_()
         cover_NN = _alike(numbers, words, logs) + (torch.exp(logs[-1]) + JITTER) * eye_NN
-        lower_NN = torch.linalg.cholesky(cover_NN)
+        lower_NN = _lower(cover_NN)
         half_N = torch.linalg.solve_triangular(lower_NN, losses_N[:, None], upper=False)
         # The signal's variance has a closed form, given the rest.
         value = len(losses_N) / 2 * torch.log(half_N.square().mean()) + lower_NN.diagonal().log().sum()
         value = value + (((logs[:-1] - torch.from_numpy(typical)) / LENGTH_SPREAD) ** 2).sum() / 2
-        value.backward()
+        torch.autograd.backward(value)
         assert logs.grad is not None
         return float(value.detach()), logs.grad.numpy()
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import spearmanr
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
+from arl_core.policy import critic as module
 from arl_core.policy.critic import LEAST, Critic, _Reader
 
 PROGRAM = """DEPTH = {depth}  # blocks
@@ -183,6 +185,41 @@ def test_every_copy_of_a_line_counts_in_its_place(other: str) -> None:
 def test_a_changed_line_is_one_word_out_and_one_in() -> None:
     reader = _Reader(program())
     assert len(reader.read(program() + TWICE)[1] ^ reader.read(program() + TWICE.replace("y = 2", "y = 3"))[1]) == 2
+
+
+def test_programs_that_inherit_a_far_value_are_as_alike_as_they_are() -> None:
+    """A constant that began at 0 is measured linearly, so its squares are large; programs that share it do not differ by it."""
+    near = drawn(30)
+    far = [program(**one, warmup=0.1).replace("TALK = ", "SEED = 300007\nTALK = ") for one in near]
+    first = far[0].replace("300007", "0")
+    losses = [abs(float(np.log(one["lr"] / 0.04))) for one in near if "lr" in one]
+    here = Critic([first, *far[1:]], [0.5, *losses], 0.5)
+    there = Critic([first, *(one.replace("300007", "0") for one in far[1:])], [0.5, *losses], 0.5)
+    asked = far[5:9]
+    mean_C, covariance_CC = here.predict(asked)
+    wanted_C, _ = there.predict([one.replace("300007", "0") for one in asked])
+    assert np.isfinite(covariance_CC).all()
+    assert np.corrcoef(mean_C, wanted_C)[0, 1] > 0.95
+
+
+def test_a_matrix_that_rounding_has_spoilt_is_mended_and_no_other() -> None:
+    spoilt = torch.ones(40, 40, dtype=torch.float64) - 1e-7 * torch.eye(40, dtype=torch.float64)
+    lower = module._lower(spoilt)
+    assert float((lower @ lower.T - spoilt).abs().max()) < 1e-3
+    with pytest.raises(ValueError, match="far from positive definite"):
+        module._lower(-torch.eye(3, dtype=torch.float64))
+
+
+def test_a_program_is_parsed_once_however_often_it_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = drawn(20, seed=77)
+    programs = [program(**one) for one in settings]
+    losses = [float(i % 7) for i in range(20)]
+    Critic(programs, losses, 1.0)
+    monkeypatch.setattr(module, "read_constants", lambda _: pytest.fail("parsed again"))
+    monkeypatch.setattr(module, "_Reader", lambda _: reader)
+    reader = object.__new__(_Reader)
+    reader._start = {"DEPTH": 8.0, "LR": 0.04}
+    Critic(programs, losses, 1.0)
 
 
 def test_with_too_few_results_it_has_no_opinion() -> None:

@@ -18,7 +18,8 @@ from frozen_env.contract import RunResult, Status
 
 
 class StopConditions:
-    """Says why to stop, or ''. `experiment_s` is what one experiment takes at least: none is begun that could not end in time."""
+    """Says why to stop, or ''. None is begun that could not end in time: `experiment_s` is what one run takes at least, and the
+    longest that was seen takes its place, as start-up and scoring cost more than a budget tells."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class StopConditions:
         """Count what a run has used, a re-run too. Several threads may call it at once."""
         with self._lock:
             self._gpu_s += seconds_of(result)
+            self._experiment_s = max(self._experiment_s, seconds_of(result))
 
     def settled(self, experiment: Experiment) -> None:
         """Take in what became of one."""

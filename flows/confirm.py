@@ -99,8 +99,13 @@ def measure_floor(
     with costs.timed("confirm"):
         work.open_test(result, level=None, against="")
         count, tried = confirm.baseline_repeats, _evidence(session, repeats).results(source_hash)
-        for number, seed in enumerate(baseline_seeds(session.config.seed, count, tried), 1):
-            if seed not in tried:
+        seeds = list(enumerate(baseline_seeds(session.config.seed, count, tried), 1))
+        lacking = [(number, seed) for number, seed in seeds if seed not in tried]
+        if session.slots.count > 1 and len(lacking) > 1:  # side by side, as all that is compared with it will run
+            orders = [(source, source_hash, seed, Role.BASELINE) for _, seed in lacking]
+            work.run_at_once(orders, f"noise floor: the untouched target on {len(orders)} seeds at once")
+        else:
+            for number, seed in lacking:
                 words = f"noise floor: the untouched target, run {number} of {count}, seed {seed}"
                 work.run(source, source_hash, seed, Role.BASELINE, words)
     evidence = _evidence(session, repeats)
@@ -257,7 +262,9 @@ class _Work:
         result = session.slots.run(self._order(source, seed, role, blamed=True), session.display.event)
         self._commit(source_hash, seed, role, result, incumbent)
 
-    def run_at_once(self, runs: Sequence[tuple[str, str, int, Role]], words: str, incumbent: Experiment) -> None:
+    def run_at_once(
+        self, runs: Sequence[tuple[str, str, int, Role]], words: str, incumbent: Experiment | None = None
+    ) -> None:
         """Do runs (source, its hash, seed, role) on whatever slots are free, and commit each as it lands.
 
         They queue with the candidates, so that more of them than slots only wait.

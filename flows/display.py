@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -63,12 +64,20 @@ def open_display(campaign_id: str, config: CampaignConfig, console: Console | No
     return LiveDisplay(campaign_id, config, console) if console.is_terminal else PlainDisplay(config)
 
 
+def print_line(line: str) -> None:
+    """Print a line at once. A reader that is gone (a worker that was killed has the other end) must not end a campaign."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for good: flushing the old one at exit fails)
+
+
 class PlainDisplay:
     """One line per event worth a line; for logs, pipes and workers."""
 
     def __init__(self, config: CampaignConfig, write: Callable[[str], None] | None = None) -> None:
         self._check_every_s = config.environment.check_every_s
-        self._write = write or (lambda line: print(line, flush=True))
+        self._write = write or print_line
         self._next_s = 0.0
 
     def resumed(self, past: Sequence[Experiment], best: Experiment | None) -> None:

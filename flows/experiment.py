@@ -17,8 +17,8 @@ from typing import Any
 from prefect import flow
 
 from flows import wire
+from flows.blame import check_blame, disk_full, gpu_names
 from flows.heartbeat import Heartbeat
-from flows.slots import check_blame, disk_full, gpu_names
 from frozen_env.contract import Ending, HostError, ManifestError
 from frozen_env.fetch import data_dir
 from frozen_env.runtime import gpu_lock
@@ -64,10 +64,10 @@ def experiment(
         try:
             result = train(host, source, seed, place, rule, wire.unpack(snapshot or {}), heartbeat.event)
         except HostError as error:
-            check_blame("the candidate", gpu, place, spec)
+            check_blame("the candidate", None, gpu, place, spec)
             raise HostError(f"{HOST_DIED}: {error}") from error
         if result.ending is Ending.CRASHED:
-            check_blame("the candidate", gpu, place, spec)
+            check_blame("the candidate", result, gpu, place, spec)
         heartbeat.deliver(result)
     return result.to_json()
 

@@ -43,6 +43,7 @@ def run_seed(session: Session) -> Experiment:
     """Experiment 0: the untouched target with the preset's constants. It needs no proposal."""
     source = (session.folder / "seed_train.py").read_text(encoding="utf-8")
     session.display.candidate("the untouched target")
+    session.rehearse(source)
     costs = Costs(session.after_commit)
     program = source_hash(source)
     result = paid_for(session, program) or _run(session, source, 0, costs)

@@ -23,14 +23,16 @@ from typing import TYPE_CHECKING, Any
 from arl_core.campaign_lock import campaign_lock
 from arl_core.config import CampaignConfig
 from arl_core.edit import canonical_diff, named_path
-from arl_core.errors import CheckpointDamaged, ConfigError, PolicyError
+from arl_core.errors import CheckpointDamaged, ConfigError, EditRejected, PolicyError
 from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment, State, utc_now
 from arl_core.stop_conditions import deadline
 from arl_core.stopping import StoppingHistory
+from flows.blame import disk_full
 from flows.display import Display, open_display
 from flows.nodes import NodeSlots
-from flows.slots import LocalSlots, Slots, disk_full
+from flows.slots import LocalSlots, Slots
+from flows.software import changed, software
 from flows.start import Start, flow_run_id
 from flows.under_way import UnderWay
 from flows.unsettled import Landed, pack, unpack
@@ -144,9 +146,22 @@ class Session:
         return self._policy
 
     def make_room(self) -> None:
-        """Leave the GPU to the candidate, if the settings say so; the policy comes back when it is asked next."""
-        if self.config.policy.offload and self._policy is not None:
-            self._policy.to_cpu()
+        """Leave the candidate what GPU memory the policy can spare; it comes back when it is asked next."""
+        if self._policy is not None:
+            self._policy.make_room()
+
+    def rehearse(self, source: str) -> None:
+        """Have a policy from elsewhere propose once before anything is trained: what it lacks shall not end a night in an hour.
+
+        Raises PolicyError. The embedded one was put here by us; an endpoint would bill for it, and is only reached for.
+        """
+        if self.config.policy.proposer in ("random", "none") or self.config.policy.model in ("embedded", "tiny-random"):
+            return
+        policy = self.policy()
+        if self.config.policy.proposer == "policy":
+            self.display.phase("the policy's rehearsal")
+            policy.propose("a rehearsal", source, self.config.seed)
+        self.make_room()
 
     def __post_init__(self) -> None:
         """Take up what the last committed state says is waiting, for an update or for a second look."""
@@ -254,17 +269,30 @@ def open_session(start: Start) -> Iterator[Session]:
         if not config.problem().has_curve:
             display.say(NO_CURVE)
         local.under_way = UnderWay(folder / "under_way")
+        local.say = display.say
         slots: Slots = local
         if config.nodes.deployment:
             local.close()
+            local.notes.clear()
             slots = NodeSlots(config, campaign.id, digest, display.say)
             stack.callback(slots.close)
+        for note in local.notes:
+            display.say(note)
         session = Session(config, campaign, memory, slots, display, folder)
         following = max(memory.next_index(campaign.id), *(index + 1 for index in session.landed), 0)
         first = following if start.first is None else start.first
         session.last_index = start.last_index(following)
         until = config.stop.until and deadline(config.stop.until, datetime.now().astimezone()).isoformat()
-        session.start = {"flow_run": flow_run_id(), "first": first, "last": session.last_index, "until": until}
+        before = (memory.state(campaign.id) or State()).values.get("start", {})
+        if note := changed(before.get("software", {}), now := software()):
+            display.say(note)
+        session.start = {
+            "flow_run": flow_run_id(),
+            "first": first,
+            "last": session.last_index,
+            "until": until,
+            "software": now,
+        }
         note_start(memory, campaign.id, session.start)
         session.artifacts = UiArtifacts()
         stack.callback(session.artifacts.close)
@@ -273,7 +301,7 @@ def open_session(start: Start) -> Iterator[Session]:
             yield session
         except BaseException as error:
             stopped = not isinstance(error, Exception)  # Ctrl-C, SIGTERM, Prefect's cancelling
-            memory.set_status(campaign.id, "interrupted" if stopped else "failed")
+            memory.set_status(campaign.id, "interrupted" if stopped else "failed", reason="" if stopped else str(error))
             raise
         memory.set_status(campaign.id, "finished")
 
@@ -314,6 +342,7 @@ def preflight(start: Start) -> None:
 def read_source(config: CampaignConfig) -> str:
     """Return the target with the description's or preset's constants written into it: experiment 0."""
     from arl_core.edit import write_constants
+    from arl_core.edit.rules import DEFAULT_RULES, check_text
 
     path = ROOT / config.source
     try:
@@ -325,7 +354,13 @@ def read_source(config: CampaignConfig) -> str:
         raise ConfigError(f"cannot read the target {path}: {error}; set source to a readable file or folder") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return write_constants(source, config.target)
+    source = write_constants(source, config.target)
+    try:
+        check_text(source, config.edit.max_source_kb, DEFAULT_RULES.max_line_chars, "it")
+    except EditRejected as error:
+        remedy = "raise edit.max_source_kb" if error.code == "too_large" else "mend the line"
+        raise ConfigError(f"every edit of {path} would be refused: {error}; {remedy}") from error
+    return source
 
 
 def new_campaign(memory: Memory, environment_digest: str, config: CampaignConfig) -> Campaign:

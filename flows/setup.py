@@ -10,7 +10,7 @@ import argparse
 import sys
 
 from arl_core.config import load_config, parse_overrides, preset_names
-from arl_core.policy.weights import prepare_embedded
+from arl_core.policy.weights import fetch
 from frozen_env import manifest
 from frozen_env.contract import ResearchError
 from frozen_env.fetch import data_dir
@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
         config = load_config(options.preset, named | parse_overrides(options.set))
         manifest.verify()
         prepare(config.environment, data_dir(), _say)
-        if config.policy.model == "embedded":
-            prepare_embedded(data_dir(), _say)
+        if config.policy.proposer == "policy":
+            fetch(config.policy, data_dir(), _say)
     except ResearchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import contextvars
 import queue
-import shutil
+import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from arl_core.config import CampaignConfig
+from flows.blame import NO_GPU, GpuLost, check_blame, gpu_names
 from flows.under_way import UnderWay
 from frozen_env.contract import Cause, Ending, HostError, RunResult
 from frozen_env.fetch import data_dir
 from frozen_env.runtime import gpu_lock
 from frozen_env.runtime.supervisor import Host, OnEvent
-from frozen_env.spec import EnvironmentSpec
 from tasks.train import train
 
 ABORT_LIMIT_S = 5.0  # a run that was asked to end and does not is killed with its host
-MIN_FREE_MB = 512  # logs and a policy checkpoint, however little a candidate may write
-NO_GPU = (
-    "environment.device is cuda, but no GPU answers: see `nvidia-smi`, and whether ARL_GPUS or CUDA_VISIBLE_DEVICES "
-    "names one that is there"
+SHARED = (
+    "warning: the policy and a slot's candidates share GPU {}: they train slower there whenever the policy proposes or learns, "
+    "and their values suffer for it. --set parallel={} leaves it to the policy (or policy.offload, policy.device=cpu)"
 )
 
 
@@ -46,39 +46,6 @@ def campaign_ended(order: Order) -> HostError:
     return HostError(f"the campaign ended while experiment {order.index} ran; resumed, it runs it again")
 
 
-# --- what a candidate needs of a machine, before it runs and after it crashed ----------------------------------------
-
-
-def gpu_names(environment: EnvironmentSpec) -> list[str]:
-    """Return the GPUs that candidates may use, [] where they run on the CPU.
-
-    Raises HostError when they must have one and none answers: a candidate without a lock and a name would see them all.
-    """
-    names = gpu_lock.visible() if environment.device != "cpu" else []
-    if environment.device == "cuda" and not names:
-        raise HostError(NO_GPU)
-    return names
-
-
-def disk_full(folder: Path, environment: EnvironmentSpec | None = None) -> str:
-    """Say that what one candidate may write does not fit on the disk of `folder`; '' when it does."""
-    most_mb = environment.scratch_limit_mb + environment.submission_limit_mb if environment else 0
-    wanted_mb = max(MIN_FREE_MB, most_mb)
-    there = next(one for one in (folder, *folder.parents) if one.exists())
-    free_mb = shutil.disk_usage(there).free / 2**20
-    return f"only {free_mb:.0f} MiB free in {there}, {wanted_mb} wanted" if free_mb < wanted_mb else ""
-
-
-def check_blame(what: str, gpu: gpu_lock.HeldGpu | None, folder: Path, environment: EnvironmentSpec) -> None:
-    """Raise HostError when the GPU or the disk of a candidate that crashed is gone: the crash is not its doing."""
-    if gpu is not None and gpu.name not in gpu_lock.visible():
-        raise HostError(
-            f"GPU {gpu.name} has vanished while {what} ran; it is not counted. See `nvidia-smi` and `dmesg`, then resume"
-        )
-    if full := disk_full(folder, environment):
-        raise HostError(f"{full}, after {what} crashed; it is not counted. Make room, then resume")
-
-
 class Slots(Protocol):
     """Places where candidates run side by side."""
 
@@ -98,7 +65,8 @@ class Slots(Protocol):
 class LocalSlots:
     """K host processes on this machine. On GPUs each holds one of its own, locked; on a CPU they share the cores.
 
-    Raises HostError when there are fewer free GPUs than slots, or none that candidates must have.
+    Where fewer GPUs answer than there are to be slots, or one is lost on the way, the others go on: `count` falls, and `say` is
+    told. Raises HostError when other campaigns hold the GPUs that are there, or when there is none that candidates must have.
     """
 
     def __init__(self, config: CampaignConfig, count: int, stderr_path: Path) -> None:
@@ -111,15 +79,26 @@ class LocalSlots:
         self._flights: set[Future[RunResult]] = set()
         self._threads: ThreadPoolExecutor | None = None
         self._closing = False
+        self._counting = threading.Lock()
         self._environment = config.environment
+        self.say: Callable[[str], None] = lambda _line: None
+        self.notes: list[str] = []  # for `say`, from before there was somebody to tell
         try:
             names = gpu_names(config.environment)
         except HostError:
             if not config.nodes.deployment:
                 raise
             names = []  # candidates run on nodes: the host here only says what our frozen environment is
+        if names and len(names) < count:
+            self.notes.append(f"warning: parallel is {count}, but {len(names)} GPUs answer: going on with those")
+            self.count = len(names)
+        if config.policy.proposer == "policy" and config.policy.device != "cpu":
+            names = [*names[1:], *names[:1]]  # the policy takes the first one: candidates come there last
+            if 1 < self.count == len(names) and not config.policy.offload:
+                self.notes.append(SHARED.format(names[-1], max(1, self.count - 1)))
+        self._alone = self.count == 1
         try:
-            for _ in range(count):
+            for _ in range(self.count):
                 gpu = gpu_lock.hold(names) if names else None
                 self._held += [gpu] if gpu else []
                 host = Host(config.environment, data_dir(), stderr_path, gpu)
@@ -138,14 +117,30 @@ class LocalSlots:
 
     def run(self, order: Order, on_event: OnEvent) -> RunResult:
         """Run one candidate: here when there is one slot, in the pool otherwise, where close() knows of it."""
-        return self._run(order, on_event) if self.count == 1 else self.submit(order, on_event).result()
+        return self._run(order, on_event) if self._alone else self.submit(order, on_event).result()
 
     def _run(self, order: Order, on_event: OnEvent) -> RunResult:
-        host = self._free.get()
-        try:
-            return self._run_on(host, order, on_event)
-        finally:
-            self._free.put(host)
+        while True:
+            host = self._free.get()
+            keep = True
+            try:
+                return self._run_on(host, order, on_event)
+            except GpuLost as lost:
+                keep = not self._retire(lost)
+                if keep:
+                    raise
+            finally:
+                if keep:
+                    self._free.put(host)
+
+    def _retire(self, lost: GpuLost) -> bool:
+        """Give up the slot of a GPU that is lost, so that its candidate runs on another. False for the last one."""
+        with self._counting:
+            if self.count == 1 or self._closing:
+                return False
+            self.count -= 1
+        self.say(f"warning: {lost} (going on with {self.count} of the slots)")
+        return True
 
     def submit(self, order: Order, on_event: OnEvent) -> Future[RunResult]:
         if self._threads is None:
@@ -178,7 +173,7 @@ class LocalSlots:
         if self._closing and result.cause is Cause.ABORTED:
             raise campaign_ended(order)
         if result.ending is Ending.CRASHED:
-            check_blame(f"experiment {order.index}", host.gpu, order.place, self._environment)
+            check_blame(f"experiment {order.index}", result, host.gpu, order.place, self._environment)
         return result
 
     def close(self) -> None:

@@ -20,6 +20,8 @@ def prepare() -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # the default, 20 s, is missed on busy cores
         # Each event that waits for a slow or absent server holds its task's arguments: without a bound, memory grows.
         "PREFECT_EVENTS_WORKER_MAX_QUEUE_SIZE": "500",
+        # On disk, or a server that is started again never gives back what a run that died with it held (docs/operations.md).
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds without an answer, of each try; the default is 120

@@ -23,6 +23,7 @@ from arl_core.policy.decoder import Vocabulary
 from arl_core.policy.network import Network
 from arl_core.policy.proposers import Choose, in_order
 from arl_core.policy.rollout import Rollout
+from arl_core.policy.room import when_there_is_room
 from arl_core.policy.sampler import sample
 from arl_core.policy.seeded import seeded
 from arl_core.policy.settings import PolicySettings
@@ -108,15 +109,19 @@ class Policy:
         owners = [i for i in range(len(seeds)) for _ in range(many)]
         self.to_device()
         ids = [self.encode(prompt) for prompt in prompts]
-        with seeded(next(iter(seeds), 0), self.network.device):
-            rollouts = sample(
-                self.network,
-                self.vocabulary,
-                [prompts[i] for i in owners],
-                [ids[i] for i in owners],
-                [sources[i] for i in owners],
-                [(seeds[i] * many + k % many) % 2**31 for k, i in enumerate(owners)],
-            )
+
+        def sampled() -> list[Rollout]:
+            with seeded(next(iter(seeds), 0), self.network.device):
+                return sample(
+                    self.network,
+                    self.vocabulary,
+                    [prompts[i] for i in owners],
+                    [ids[i] for i in owners],
+                    [sources[i] for i in owners],
+                    [(seeds[i] * many + k % many) % 2**31 for k, i in enumerate(owners)],
+                )
+
+        rollouts = when_there_is_room(sampled, "proposed")
         rollouts = [replace(rollout, policy_version=self.statistics.version) for rollout in rollouts]
         if many == 1:
             return rollouts
@@ -134,10 +139,12 @@ class Policy:
         self.to_device()
         started = time.monotonic()
         fresh = list(zip(rollouts, map(float, rewards), strict=True))
-        with seeded(self.settings.seed + self.statistics.version, self.network.device):
-            metrics, learned = ppo.update(
-                self.network, self.optimizer, self.statistics, fresh, self.recent, self.settings
-            )
+
+        def updated() -> tuple[dict[str, float], list[Rollout]]:
+            with seeded(self.settings.seed + self.statistics.version, self.network.device):
+                return ppo.update(self.network, self.optimizer, self.statistics, fresh, self.recent, self.settings)
+
+        metrics, learned = when_there_is_room(updated, "learned")
         fresh = [(rollout, reward) for rollout, (_, reward) in zip(learned, fresh, strict=True)]
         keep = self.settings.reuse_edits
         self.recent = (self.recent + fresh)[-keep:] if keep else []
@@ -174,6 +181,13 @@ class Policy:
         self.statistics = ppo.Statistics(**state["statistics"])
         rollouts = [Rollout.from_bytes(blobs[name]) for name in sorted(blobs)]
         self.recent = list(zip(rollouts, state["recent_rewards"], strict=True))
+
+    def make_room(self) -> None:
+        """Leave a candidate the GPU memory that is reserved and not in use; with policy.offload all of it."""
+        if self.settings.offload:
+            self.to_cpu()
+        elif self.network.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def to_cpu(self) -> None:
         """Leave the GPU to the candidate. Proposing and updating come back by themselves."""

@@ -244,8 +244,13 @@ def _epochs(
     for epoch in range(settings.epochs):
         optimizer.zero_grad(set_to_none=True)
         sums = _Sums()
-        for group in groups:
-            _accumulate(network, group, total, statistics, settings, sums, first_epoch=epoch == 0)
+        try:
+            for group in groups:
+                _accumulate(network, group, total, statistics, settings, sums, first_epoch=epoch == 0)
+        except torch.OutOfMemoryError:  # it may be tried again, from the beginning
+            optimizer.zero_grad(set_to_none=True)
+            restore()
+            raise
         metrics = sums.means()
         first = first or metrics
         if "approx_kl" not in metrics:  # every edit rests

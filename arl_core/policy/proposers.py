@@ -42,7 +42,7 @@ class Proposer(Protocol):
     def update(self, rollouts: Sequence[Rollout], rewards: Sequence[float]) -> dict[str, float]: ...
     def save(self, folder: Path) -> str: ...
     def restore(self, folder: Path, digest: str = "") -> None: ...
-    def to_cpu(self) -> None: ...
+    def make_room(self) -> None: ...
 
 
 def load_proposer(
@@ -95,7 +95,7 @@ class Frozen(ABC):
     def restore(self, folder: Path, digest: str = "") -> None:
         raise PolicyError(f"{folder} is a checkpoint of a policy; set policy.proposer to policy to go on with it")
 
-    def to_cpu(self) -> None:
+    def make_room(self) -> None:
         return None
 
 

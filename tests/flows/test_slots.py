@@ -13,6 +13,7 @@ import pytest
 
 from arl_core.config import load_config
 from arl_core.errors import ConfigError
+from flows import blame
 from flows import slots as module
 from flows.session import check_disk
 from flows.slots import LocalSlots, Order
@@ -55,8 +56,9 @@ class MadeUpHost:
             raise HostError("the host process ended")
         if self.aborted:
             return RunResult(Ending.CRASHED, Cause.ABORTED, "the campaign was interrupted")
-        crashed = source == "crash"
-        return RunResult(Ending.CRASHED if crashed else Ending.FINISHED, Cause.EXCEPTION if crashed else Cause.NONE)
+        if source.startswith("crash"):
+            return RunResult(Ending.CRASHED, Cause.EXCEPTION, source.partition(": ")[2])
+        return RunResult(Ending.FINISHED)
 
 
 @pytest.fixture(autouse=True)
@@ -65,10 +67,12 @@ def _made_up(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "Host", MadeUpHost)
     monkeypatch.setattr(module, "train", lambda host, source, *_: host.run(source))
     monkeypatch.setattr(gpu_lock.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(blame, "gpu_fails", lambda _name: "")
 
 
-def opened(count: int, device: str = "cuda") -> LocalSlots:
-    return LocalSlots(load_config("embedded", {"environment.device": device}), count, Path("unused"))
+def opened(count: int, device: str = "cuda", policy_device: str = "cpu") -> LocalSlots:
+    settings = {"environment.device": device, "policy.device": policy_device}
+    return LocalSlots(load_config("embedded", settings), count, Path("unused"))
 
 
 def order(source: str = "x", index: int = 1) -> Order:
@@ -162,9 +166,104 @@ def test_a_crash_is_not_counted_when_its_gpu_has_vanished(monkeypatch):
     slots.close()
 
 
+CUDA = "crash: torch.AcceleratorError: CUDA error: an illegal memory access was encountered"
+
+
+@pytest.mark.parametrize(
+    ("crash", "asked"), [("crash: NameError: name 'x' is not defined", []), (CUDA, ["a"])], ids=["python", "cuda"]
+)
+def test_a_gpu_is_asked_to_compute_after_a_crash_that_it_could_have_caused(monkeypatch, crash, asked):
+    monkeypatch.setattr(gpu_lock, "visible", lambda: ["a"])
+    heard: list[str] = []
+    monkeypatch.setattr(blame, "gpu_fails", lambda name: heard.append(name) or "")
+    slots = opened(1)
+    MadeUpHost.made[0].may_end.set()
+    assert slots.run(order(crash), print).ending is Ending.CRASHED, "the GPU computes: the candidate crashed"
+    assert heard == asked
+    slots.close()
+
+
+def test_a_candidate_that_lost_its_gpu_runs_on_another_and_the_slot_is_given_up(monkeypatch):
+    monkeypatch.setattr(gpu_lock, "visible", lambda: ["sick", "well"])
+    monkeypatch.setattr(blame, "gpu_fails", lambda name: "failed" if name == "sick" else "")
+    said: list[str] = []
+    slots = opened(2)
+    slots.say = said.append
+    for host in MadeUpHost.made:
+        host.may_end.set()
+    ran_on: list[str] = []
+
+    def train(host: MadeUpHost, source: str, *_: object) -> RunResult:
+        ran_on.append(host.gpu.name)
+        return host.run(CUDA if host.gpu.name == "sick" else source)
+
+    monkeypatch.setattr(module, "train", train)
+    flights = [slots.submit(order("fine", index), print) for index in range(1, 7)]
+    assert [flight.result(30).ending for flight in flights] == [Ending.FINISHED] * 6
+    assert ran_on.count("sick") == 1
+    assert slots.count == 1
+    assert said == [
+        f"warning: GPU sick failed, after experiment 1 crashed; {blame.REMEDY} (going on with 1 of the slots)"
+    ]
+    monkeypatch.setattr(blame, "gpu_fails", lambda _name: "failed")
+    with pytest.raises(HostError, match="GPU well failed"):  # the last one ends the campaign
+        slots.submit(order(CUDA, 8), print).result(30)
+    slots.close()
+
+
+def test_where_fewer_gpus_answer_than_there_are_slots_those_are_used_and_it_is_said(monkeypatch):
+    monkeypatch.setattr(gpu_lock, "visible", lambda: ["a", "b"])
+    slots = opened(3)
+    assert [host.gpu.name for host in MadeUpHost.made] == ["a", "b"]
+    assert slots.count == 2
+    assert slots.notes == ["warning: parallel is 3, but 2 GPUs answer: going on with those"]
+    slots.close()
+
+
+def test_candidates_come_last_to_the_gpu_that_the_policy_is_on(monkeypatch):
+    monkeypatch.setattr(gpu_lock, "visible", lambda: ["policy's", "b", "c"])
+    slots = opened(2, policy_device="auto")
+    assert [host.gpu.name for host in MadeUpHost.made] == ["b", "c"]
+    assert slots.notes == []
+    slots.close()
+    slots = opened(3, policy_device="auto")
+    assert "share GPU policy's" in slots.notes[0]
+    assert "--set parallel=2" in slots.notes[0]
+    slots.close()
+    monkeypatch.setattr(gpu_lock, "visible", lambda: ["only"])
+    slots = opened(1, policy_device="auto")
+    assert slots.notes == [], "one after the other they take turns"
+    slots.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ((0, "warm-up\n60000000000 80000000000\n", ""), ""),
+        ((0, "2000000000 80000000000\n", ""), "has 1907 of 76294 MiB free while no candidate runs there"),
+        (
+            (1, "", "Traceback\nRuntimeError: CUDA error: device unavailable\n"),
+            "RuntimeError: CUDA error: device unavail",
+        ),
+        (None, "took more than 150 s"),
+    ],
+)
+def test_how_a_gpu_fails(monkeypatch, said, why):
+    monkeypatch.undo()
+    monkeypatch.setattr(gpu_lock, "ask", lambda *_: said)
+    found = blame.gpu_fails("a")
+    assert why in found
+    assert bool(found) is bool(why)
+
+
+def test_the_probe_of_a_gpu_fails_where_there_is_none(monkeypatch):
+    monkeypatch.undo()
+    assert "failed a small computation of ours" in blame.gpu_fails("GPU-none")
+
+
 def test_a_crash_is_not_counted_when_the_disk_has_filled(monkeypatch):
     free_mb = [10_000.0]
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free_mb[0] * 2**20))
+    monkeypatch.setattr(blame.shutil, "disk_usage", lambda _: SimpleNamespace(free=free_mb[0] * 2**20))
     slots = opened(1, device="cpu")
     MadeUpHost.made[0].may_end.set()
     assert slots.run(order("crash"), print).ending is Ending.CRASHED, "there is room: the candidate crashed"
@@ -187,10 +286,10 @@ def test_a_crash_is_not_counted_when_the_disk_has_filled(monkeypatch):
     ],
 )
 def test_room_is_wanted_for_all_that_a_candidate_may_write(monkeypatch, scratch_mb, submission_mb, free_mb, fits):
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free_mb * 2**20))
+    monkeypatch.setattr(blame.shutil, "disk_usage", lambda _: SimpleNamespace(free=free_mb * 2**20))
     known = {"scratch_limit_mb": scratch_mb, "submission_limit_mb": submission_mb}
     environment = EnvironmentSpec(name="x", **known) if scratch_mb else None
-    assert (module.disk_full(Path("not/there/yet"), environment) == "") is fits
+    assert (blame.disk_full(Path("not/there/yet"), environment) == "") is fits
     with contextlib.nullcontext() if fits else pytest.raises(ConfigError, match=r"MiB free .*make room and resume"):
         check_disk(Path("not/there/yet"), environment)
 

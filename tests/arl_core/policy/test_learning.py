@@ -146,6 +146,30 @@ def test_an_update_that_fails_in_a_later_epoch_changes_nothing(load: Load, monke
     assert policy.update(rollouts, [1.0, -1.0, 0.5, 0.0])["epochs_done"] == 3
 
 
+def test_an_update_that_runs_out_of_memory_is_done_again_as_if_nothing_had_been(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewards = [1.0, -1.0, 0.5, 0.0]
+    undisturbed, policy = load(epochs=3), load(epochs=3)
+    wanted = undisturbed.update(edits(undisturbed), rewards)
+    rollouts, calls = edits(policy), 0
+
+    def full(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == len(rollouts) + 2:  # in the second epoch, with a half of its gradient there
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return policy_loss(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ppo, "policy_loss", full)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    found = policy.update(rollouts, rewards)
+    assert calls > 3 * len(rollouts)
+    assert all(found[name] == wanted[name] for name in wanted if name != "update_seconds")
+    for name, parameter in undisturbed._parameters.items():
+        assert torch.equal(parameter, policy._parameters[name]), name
+
+
 def test_the_value_head_learns_the_outcome(load: Load) -> None:
     policy = load(value_learning_rate=3e-2, epochs=8, target_kl=10.0, learning_rate=1e-6)
     rollouts = edits(policy)

@@ -29,7 +29,7 @@ class Supervisor:
         assert not self.waiting, "asked before the last answer was read: the buffer would be overwritten"
         rows = message.get("rows")
         if rows is None:
-            self.waiting.append({"ok": True})
+            self.waiting.append({"budget_s": 8.0} if "start" in message else {})
             return
         self.log.append(("asked", rows))
         if not 1 <= rows <= MOST:
@@ -68,6 +68,14 @@ def test_rows_come_in_order_whatever_the_batches(supervisor: Supervisor, sizes: 
     found = [rows_of(client.next_batch(size)) for size in sizes]
     assert [len(rows) for rows in found] == sizes
     assert [row for rows in found for row in rows] == list(range(sum(sizes)))
+
+
+def test_the_budget_is_what_the_supervisor_grants_at_the_start(supervisor: Supervisor) -> None:
+    assert client.budget_s() == 8.0  # 10 were planned
+    assert client._run is not None
+    assert client._run.started_at_s is not None
+    client._run.started_at_s -= 4.0
+    assert client.progress() == pytest.approx(0.5, abs=0.05)
 
 
 def test_the_next_batch_is_asked_for_before_it_is_wanted_and_only_once(supervisor: Supervisor) -> None:

@@ -98,3 +98,14 @@ def test_which_gpus_there_are(monkeypatch, variables, listed, wanted):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(gpu_lock, "listing", lambda: listed)
     assert gpu_lock.visible() == wanted
+
+
+def test_a_listing_below_a_driver_that_hangs_is_given_up(monkeypatch, tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexec sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(gpu_lock, "LISTING_LIMIT_S", 0.2)
+    began_s = time.monotonic()
+    assert gpu_lock.listing() == {}
+    assert time.monotonic() - began_s < 10

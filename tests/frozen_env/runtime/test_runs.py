@@ -171,6 +171,23 @@ def test_the_clock_takes_a_late_start_from_the_budget(run, host):
     assert result.training_s < host.spec.budget_s - 0.3
 
 
+def test_a_late_starter_s_schedule_ends_when_its_clock_does(run, host):
+    late = host.spec.startup_allowance_s + 0.5
+    slept = GOOD.replace("def train():\n", f"def train():\n    import time\n    time.sleep({late})\n")
+    asked = []
+
+    def judge(progress: Progress) -> Verdict:
+        asked.append(progress.fraction / (progress.elapsed_s / host.spec.budget_s))
+        return Verdict(stop=False, reason="", fraction=progress.fraction)
+
+    result = run(slept.replace("1e-2)\n    env.submit", "env.progress())\n    env.submit"), judge=judge)
+    told = [report.lr for report in result.reports if report.lr is not None and report.lr < 1.0]
+    assert told[-1] > 0.9, "its own progress jumps to 1 from far below"
+    assert result.reports[-1].fraction > 0.9
+    assert asked
+    assert min(asked) > 1.05, "verdicts are asked at a share of the time that was granted"
+
+
 def test_a_stop_verdict_ends_the_run_with_its_evidence(run):
     def judge(progress: Progress) -> Verdict:
         return Verdict(stop=progress.fraction > 0.3, reason="hopeless", forecast=2.5, fraction=progress.fraction)

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from arl_core.config import StopSettings
 from arl_core.outcome import seconds_of
 from arl_core.records import Experiment
-from frozen_env.contract import RunResult, Status
+from frozen_env.contract import Ending, RunResult, Status
+
+REMEMBERED = 16  # runs: the first one's compiling is forgotten by then
 
 
 class StopConditions:
     """Says why to stop, or ''. None is begun that could not end in time: `experiment_s` is what one run takes at least, and the
-    longest that was seen takes its place, as start-up and scoring cost more than a budget tells."""
+    longest of the latest whole ones takes its place, as start-up and scoring cost more than a budget tells."""
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class StopConditions:
         self._began_s = clock()
         self.deadline = deadline(settings.until, wall()) if settings.until else None
         self._begun = 0
+        self._latest_s: deque[float] = deque(maxlen=REMEMBERED)  # of whole runs, start-up and scoring included
         self._gpu_s, self._lock = 0.0, threading.Lock()
         self._since_best = 0
 
@@ -45,7 +49,8 @@ class StopConditions:
         """Count what a run has used, a re-run too. Several threads may call it at once."""
         with self._lock:
             self._gpu_s += seconds_of(result)
-            self._experiment_s = max(self._experiment_s, seconds_of(result))
+            if result.ending is Ending.FINISHED:
+                self._latest_s.append(seconds_of(result))
 
     def settled(self, experiment: Experiment) -> None:
         """Take in what became of one."""
@@ -56,7 +61,7 @@ class StopConditions:
 
         `rounds` is how many runs, one after the other, are to end in time.
         """
-        limits, needed_s = self.settings, rounds * self._experiment_s
+        limits, needed_s = self.settings, rounds * max([self._experiment_s, *list(self._latest_s)])
         if limits.hours is not None and self._clock() - self._began_s + needed_s > 3600 * limits.hours:
             return f"no further run would end within {limits.hours:g} hours (stop.hours)"
         if self.deadline is not None and self._wall() + timedelta(seconds=needed_s) > self.deadline:

@@ -10,9 +10,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from frozen_env.contract import Cause, HostError, RunResult
+from frozen_env.contract import Cause, Ending, HostError, RunResult
 from frozen_env.runtime import gpu_lock
-from frozen_env.runtime.words import last_line
+from frozen_env.runtime.words import last_line, out_of_memory
 from frozen_env.spec import EnvironmentSpec
 
 MIN_FREE_MB = 512  # logs and a policy checkpoint, however little a candidate may write
@@ -20,7 +20,18 @@ NO_GPU = (
     "environment.device is cuda, but no GPU answers: see `nvidia-smi`, and whether ARL_GPUS or CUDA_VISIBLE_DEVICES "
     "names one that is there"
 )
-GPU_CAUSES = (Cause.OUT_OF_MEMORY, Cause.SIGNAL, Cause.SILENCE)  # as are crashes whose words speak of CUDA
+TO_BLAME = (Ending.CRASHED, Ending.TIMED_OUT)  # endings for which somebody is to blame
+# A GPU that hangs or fails could have caused these, and a crash whose words speak of it.
+GPU_CAUSES = (
+    Cause.OUT_OF_MEMORY,
+    Cause.SIGNAL,
+    Cause.SILENCE,
+    Cause.NO_START,
+    Cause.NO_SUBMISSION,
+    Cause.BAD_MODEL,
+    Cause.SLOW_MODEL,
+)
+GPU_WORDS = ("cuda", "cudnn", "cublas", "acceleratorerror")
 PROBE_LIMIT_S = 150.0  # torch from a cold disk, and a driver that loads its firmware
 # Exact in float32 and TF32: 2^27. The figures are the memory that is free beside ours, and all of it, in bytes.
 PROBE = (
@@ -60,13 +71,16 @@ def check_blame(
 ) -> None:
     """Raise when what a crashed candidate stood on is to blame: GpuLost, or HostError for a full disk.
 
-    `result` is None when its host died too. A crash that a GPU could have caused has the GPU compute something of ours.
+    `result` is None when its host died too. A crash that a GPU could have caused has the GPU compute something of ours; so
+    has any crash while no GPU at all is listed, as the listing hangs when one of several does.
     """
-    if gpu is not None and gpu.name not in gpu_lock.visible():
+    there = gpu_lock.visible() if gpu is not None else []
+    if gpu is not None and there and gpu.name not in there:
         raise GpuLost(f"GPU {gpu.name} has vanished while {what} ran; {REMEDY}")
     if full := disk_full(folder, environment):
         raise HostError(f"{full}, after {what} crashed; it is not counted. Make room, then resume")
-    if gpu is not None and (result is None or _could_be_the_gpu(result)) and (why := gpu_fails(gpu.name)):
+    asked = gpu is not None and (not there or result is None or _could_be_the_gpu(result))
+    if gpu is not None and asked and (why := gpu_fails(gpu.name)):
         raise GpuLost(f"GPU {gpu.name} {why}, after {what} crashed; {REMEDY}")
 
 
@@ -77,13 +91,24 @@ def gpu_fails(name: str) -> str:
     if said is None:
         return f"took more than {PROBE_LIMIT_S:.0f} s for a small computation of ours"
     code, output, errors = said
+    ours_mb = _reserved_here_mb()
+    if code and ours_mb and out_of_memory(errors):
+        return (
+            ""  # it may be the policy's own memory that fills it, for which an edit may have to wait but no GPU is lost
+        )
     if code:
         return f"failed a small computation of ours ({last_line(errors) or f'exit code {code}'})"
     free_mb, total_mb = (int(word) / 2**20 for word in output.split()[-2:])
-    if free_mb < LEAST_FREE * total_mb:
+    if free_mb + ours_mb < LEAST_FREE * total_mb:
         return f"has {free_mb:.0f} of {total_mb:.0f} MiB free while no candidate runs there: other programs use it"
     return ""
 
 
 def _could_be_the_gpu(result: RunResult) -> bool:
-    return result.cause in GPU_CAUSES or "cuda" in result.reason.lower()
+    return result.cause in GPU_CAUSES or any(word in result.reason.lower() for word in GPU_WORDS)
+
+
+def _reserved_here_mb() -> float:
+    """GPU memory of this process, MiB: the policy's; 0 where there is none."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.memory_reserved() / 2**20 if torch is not None and torch.cuda.is_initialized() else 0.0

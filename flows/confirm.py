@@ -256,7 +256,7 @@ class _Work:
         """Do one run to its end, without a stopping verdict, and commit it. Raises ConfigError when the disk is full."""
         session = self.session
         check_disk(session.folder, session.config.environment)
-        if session.slots.count == 1:  # else the loop makes room: the policy has one owner, and we run beside it
+        if not session.side_by_side:  # else the loop makes room: the policy has one owner, and we run beside it
             session.make_room()
         session.display.phase(words)
         result = session.slots.run(self._order(source, seed, role, blamed=True), session.display.event)

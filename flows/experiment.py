@@ -17,9 +17,9 @@ from typing import Any
 from prefect import flow
 
 from flows import wire
-from flows.blame import check_blame, disk_full, gpu_names
+from flows.blame import TO_BLAME, check_blame, disk_full, gpu_names
 from flows.heartbeat import Heartbeat
-from frozen_env.contract import Ending, HostError, ManifestError
+from frozen_env.contract import HostError, ManifestError
 from frozen_env.fetch import data_dir
 from frozen_env.runtime import gpu_lock
 from frozen_env.runtime.supervisor import Host
@@ -66,7 +66,7 @@ def experiment(
         except HostError as error:
             check_blame("the candidate", None, gpu, place, spec)
             raise HostError(f"{HOST_DIED}: {error}") from error
-        if result.ending is Ending.CRASHED:
+        if result.ending in TO_BLAME:
             check_blame("the candidate", result, gpu, place, spec)
         heartbeat.deliver(result)
     return result.to_json()

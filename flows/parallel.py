@@ -34,7 +34,7 @@ def run_parallel(session: Session, indices: Iterator[int], stop: StopConditions)
     """Run the experiments of `indices`, session.slots.count at a time, until there are no more or `stop` says so."""
     looks = ThreadPoolExecutor(1, thread_name_prefix="second-look")
     flights = _Flights(session, indices, stop, looks)
-    session.at_once = flights.at_once
+    session.at_once, session.side_by_side = flights.at_once, True
     try:
         flights.run()
     finally:

@@ -1,4 +1,4 @@
-"""A campaign under a deployment's concurrency limit outlives a Prefect server that is away.
+"""A campaign under a deployment's concurrency limit outlives a Prefect server that is away, and a worker that is killed.
 
 The limit is a lease, which Prefect's engine renews every 225 s; when three attempts within some seconds fail, it ends the
 flow run. Here the limit only has a second start refused at once; what keeps two campaigns apart is the lock beside the
@@ -12,6 +12,19 @@ from typing import Any
 from uuid import UUID
 
 ATTEMPTS = 30  # with pauses of 10 s at most: a lease lives for 300 s
+
+
+def outlive_readers() -> None:
+    """Have rich go silent when its reader is gone: Prefect logs through it, and by itself it ends the process then.
+
+    Under a worker the worker reads; one that is killed must not take its campaign along.
+    """
+    from rich.console import Console
+
+    def fall_silent(console: Console) -> None:
+        console.quiet = True
+
+    Console.on_broken_pipe = fall_silent  # type: ignore[method-assign, assignment]
 
 
 def outlive_servers() -> None:

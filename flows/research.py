@@ -27,7 +27,7 @@ from flows.confirm import OutOfTime
 from flows.iteration import run_iteration, run_seed, settle_run
 from flows.mortal import make_servers_mortal
 from flows.parallel import run_parallel, settled
-from flows.patient import outlive_servers
+from flows.patient import outlive_readers, outlive_servers
 from flows.quiet import wait_for_quiet
 from flows.retention import is_retired
 from flows.session import Session, open_session, preflight
@@ -38,6 +38,7 @@ from frozen_env.contract import ResearchError
 from frozen_env.description import locate, shown
 from tasks.track import is_open, prepare, track_campaign
 
+outlive_readers()
 outlive_servers()  # here, because a worker's engine imports this module and knows no main()
 
 

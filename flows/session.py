@@ -91,6 +91,7 @@ class Session:
         ""
     )  # asked before re-runs: do that many, one after the other, end in time?
     at_once: Callable[[], int] = lambda: 0  # slots that the second look under way may fill; 0: its runs go one by one
+    side_by_side: bool = False  # a loop proposes and learns beside second looks
     ran: Callable[[RunResult], None] = lambda _result: None  # told of every run of this start, from whichever thread
     _policy: Proposer | None = None
     _device: str = ""  # of experiment 0; "" before it is committed, and where no worker told
@@ -153,7 +154,7 @@ class Session:
     def rehearse(self, source: str) -> None:
         """Have a policy from elsewhere propose once before anything is trained: what it lacks shall not end a night in an hour.
 
-        Raises PolicyError. The embedded one was put here by us; an endpoint would bill for it, and is only reached for.
+        Raises PolicyError. The embedded one was put here by us; an endpoint would bill for it, and only its settings are looked at.
         """
         if self.config.policy.proposer in ("random", "none") or self.config.policy.model in ("embedded", "tiny-random"):
             return
@@ -301,7 +302,11 @@ def open_session(start: Start) -> Iterator[Session]:
             yield session
         except BaseException as error:
             stopped = not isinstance(error, Exception)  # Ctrl-C, SIGTERM, Prefect's cancelling
-            memory.set_status(campaign.id, "interrupted" if stopped else "failed", reason="" if stopped else str(error))
+            why = "" if stopped else str(error) or type(error).__name__
+            try:
+                memory.set_status(campaign.id, "interrupted" if stopped else "failed", reason=why)
+            except ResearchError as another:  # a full disk: the first error is the one to tell
+                log.warning("the campaign's end is not noted in its memory: %s", another)
             raise
         memory.set_status(campaign.id, "finished")
 

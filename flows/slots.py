@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from arl_core.config import CampaignConfig
-from flows.blame import NO_GPU, GpuLost, check_blame, gpu_names
+from flows.blame import NO_GPU, TO_BLAME, GpuLost, check_blame, gpu_names
 from flows.under_way import UnderWay
-from frozen_env.contract import Cause, Ending, HostError, RunResult
+from frozen_env.contract import Cause, HostError, RunResult
 from frozen_env.fetch import data_dir
 from frozen_env.runtime import gpu_lock
 from frozen_env.runtime.supervisor import Host, OnEvent
@@ -93,8 +93,9 @@ class LocalSlots:
             self.notes.append(f"warning: parallel is {count}, but {len(names)} GPUs answer: going on with those")
             self.count = len(names)
         if config.policy.proposer == "policy" and config.policy.device != "cpu":
-            names = [*names[1:], *names[:1]]  # the policy takes the first one: candidates come there last
-            if 1 < self.count == len(names) and not config.policy.offload:
+            policys = gpu_lock.seen_here()[:1] if names else []
+            names.sort(key=lambda name: name in policys)  # candidates come last to the policy's
+            if 1 < self.count == len(names) and names[-1] in policys and not config.policy.offload:
                 self.notes.append(SHARED.format(names[-1], max(1, self.count - 1)))
         self._alone = self.count == 1
         try:
@@ -120,18 +121,22 @@ class LocalSlots:
         return self._run(order, on_event) if self._alone else self.submit(order, on_event).result()
 
     def _run(self, order: Order, on_event: OnEvent) -> RunResult:
-        while True:
+        for last_try in (False, True):
             host = self._free.get()
             keep = True
             try:
                 return self._run_on(host, order, on_event)
             except GpuLost as lost:
+                if last_try:  # two GPUs were lost under one edit: it carries that as a death, and is not run on a third
+                    self.under_way.begin(order)
+                    raise
                 keep = not self._retire(lost)
                 if keep:
                     raise
             finally:
                 if keep:
                     self._free.put(host)
+        raise AssertionError("a second try returns or raises")
 
     def _retire(self, lost: GpuLost) -> bool:
         """Give up the slot of a GPU that is lost, so that its candidate runs on another. False for the last one."""
@@ -162,9 +167,15 @@ class LocalSlots:
             self.under_way.begin(order)
             try:
                 result = train(host, order.source, order.seed, order.place, order.rule, order.snapshot, on_event)
-            except HostError:  # the host died again and again: perhaps of this candidate
-                if self._closing:
+            except HostError:  # the host died again and again: of this candidate, unless what it stands on is gone
+                try:
+                    if self._closing:
+                        self.under_way.end(order)
+                    else:
+                        self._check_blame(order, None, host)
+                except HostError:
                     self.under_way.end(order)
+                    raise
                 raise
             except BaseException:
                 self.under_way.end(order)
@@ -172,9 +183,12 @@ class LocalSlots:
             self.under_way.end(order)
         if self._closing and result.cause is Cause.ABORTED:
             raise campaign_ended(order)
-        if result.ending is Ending.CRASHED:
-            check_blame(f"experiment {order.index}", result, host.gpu, order.place, self._environment)
+        if result.ending in TO_BLAME:
+            self._check_blame(order, result, host)
         return result
+
+    def _check_blame(self, order: Order, result: RunResult | None, host: Host) -> None:
+        check_blame(f"experiment {order.index}", result, host.gpu, order.place, self._environment)
 
     def close(self) -> None:
         """End whatever runs and give the GPUs back."""

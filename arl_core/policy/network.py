@@ -89,10 +89,10 @@ class Network:
         self.to(device)
 
     def to(self, device: torch.device) -> None:
-        self.device = device
         if self.settings.quantise == "none":  # a quantised base was loaded where it stays
             self.peft.to(device)
         self.head.to(device)
+        self.device = device  # last: a move that found no room is done again
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.peft.named_parameters() if p.requires_grad}

@@ -36,6 +36,7 @@ class Policy:
 
     def __init__(self, base: Any, tokenizer: Any, settings: PolicySettings, device: torch.device) -> None:
         self.settings, self.tokenizer, self.home = settings, tokenizer, device
+        self.say: Callable[[str], None] = lambda _line: None  # told of long waits
         self.network = Network(base, settings, device)
         self.vocabulary = Vocabulary(tokenizer, self.network.vocab_size)
         self.statistics = ppo.Statistics()
@@ -67,7 +68,9 @@ class Policy:
         warm = weights.adapter_folder(settings)
         if warm is not None:
             base = weights.merge_warm_start(base, warm)
-        return cls(base, tokenizer, settings, torch.device("cuda" if use_gpu else "cpu"))
+        policy = cls(base, tokenizer, settings, torch.device("cuda" if use_gpu else "cpu"))
+        policy.say = say
+        return policy
 
     # --- proposing ----------------------------------------------------------------------------------------------------
 
@@ -107,10 +110,10 @@ class Policy:
         torch.set_num_threads(self.settings.threads)
         many = self.settings.choices
         owners = [i for i in range(len(seeds)) for _ in range(many)]
-        self.to_device()
         ids = [self.encode(prompt) for prompt in prompts]
 
         def sampled() -> list[Rollout]:
+            self.to_device()
             with seeded(next(iter(seeds), 0), self.network.device):
                 return sample(
                     self.network,
@@ -121,7 +124,7 @@ class Policy:
                     [(seeds[i] * many + k % many) % 2**31 for k, i in enumerate(owners)],
                 )
 
-        rollouts = when_there_is_room(sampled, "proposed")
+        rollouts = when_there_is_room(sampled, "proposed", self.say)
         rollouts = [replace(rollout, policy_version=self.statistics.version) for rollout in rollouts]
         if many == 1:
             return rollouts
@@ -136,15 +139,15 @@ class Policy:
         if not np.isfinite(rewards).all():
             raise ValueError(f"rewards must be finite, got {list(rewards)}")
         torch.set_num_threads(self.settings.threads)
-        self.to_device()
         started = time.monotonic()
         fresh = list(zip(rollouts, map(float, rewards), strict=True))
 
         def updated() -> tuple[dict[str, float], list[Rollout]]:
+            self.to_device()
             with seeded(self.settings.seed + self.statistics.version, self.network.device):
                 return ppo.update(self.network, self.optimizer, self.statistics, fresh, self.recent, self.settings)
 
-        metrics, learned = when_there_is_room(updated, "learned")
+        metrics, learned = when_there_is_room(updated, "learned", self.say)
         fresh = [(rollout, reward) for rollout, (_, reward) in zip(learned, fresh, strict=True)]
         keep = self.settings.reuse_edits
         self.recent = (self.recent + fresh)[-keep:] if keep else []

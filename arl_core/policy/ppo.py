@@ -152,7 +152,13 @@ def update(
     edits = _prepare([*fresh, *reused], len(fresh), statistics, network, settings)
     metrics: Metrics = {"epochs_done": 0.0, "skipped": 0.0}
     if edits:
-        metrics = _epochs(network, optimizer, statistics, edits, settings)
+        restore = _snapshot(optimizer)
+        try:
+            metrics = _epochs(network, optimizer, statistics, edits, settings, restore)
+        except torch.OutOfMemoryError:  # it may be tried again, from the beginning
+            optimizer.zero_grad(set_to_none=True)
+            restore()
+            raise
     statistics.absorb(rewards, settings.reward_horizon)
     statistics.version += metrics["epochs_done"] > 0
     if "entropy" in metrics:
@@ -230,6 +236,7 @@ def _epochs(
     statistics: Statistics,
     edits: list[_Edit],
     settings: PolicySettings,
+    restore: Callable[[], None],
 ) -> Metrics:
     groups = [[edits[i] for i in g] for g in group_equal([e.rollout.prompt_ids for e in edits])]
     total = sum(len(e.actions_F) for e in edits)
@@ -237,20 +244,14 @@ def _epochs(
         for group in groups:
             for edit, judged in zip(group, network.judge([e.rollout for e in group]), strict=True):
                 edit.reference_FV = judged.logits_FV
-    restore = _snapshot(optimizer)
     first: Metrics = {}
     metrics: Metrics = {}
     done = 0
     for epoch in range(settings.epochs):
         optimizer.zero_grad(set_to_none=True)
         sums = _Sums()
-        try:
-            for group in groups:
-                _accumulate(network, group, total, statistics, settings, sums, first_epoch=epoch == 0)
-        except torch.OutOfMemoryError:  # it may be tried again, from the beginning
-            optimizer.zero_grad(set_to_none=True)
-            restore()
-            raise
+        for group in groups:
+            _accumulate(network, group, total, statistics, settings, sums, first_epoch=epoch == 0)
         metrics = sums.means()
         first = first or metrics
         if "approx_kl" not in metrics:  # every edit rests

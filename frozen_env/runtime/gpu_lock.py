@@ -44,7 +44,15 @@ def visible() -> list[str]:
 
     Names are UUIDs where nvidia-smi knows them. Without nvidia-smi the two variables are believed; empty without GPU.
     """
-    chosen = os.environ.get("ARL_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return _among(os.environ.get("ARL_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES")))
+
+
+def seen_here() -> list[str]:
+    """Return the GPUs that this process sees, whatever ARL_GPUS leaves to candidates; the first one is its "cuda"."""
+    return _among(os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _among(chosen: str | None) -> list[str]:
     names = None if chosen is None else [name.strip() for name in chosen.split(",") if name.strip()]
     present = listing()
     if present is None:

@@ -175,7 +175,7 @@ def _performance(
     return performance.figures(
         reports=run.reports,
         training_s=run.training_s,
-        budget_s=spec.budget_s,
+        budget_s=run.granted_s,
         tokens=run.tokens_served,
         device_name=gpus.device_name(spec.device) or told_device_name,
         told=told,

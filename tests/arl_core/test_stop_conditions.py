@@ -80,7 +80,7 @@ def test_start_up_and_scoring_of_the_runs_so_far_count_as_what_one_more_would_ta
     clocks = Clocks()
     stop = clocks.conditions(hours=1.0)
     stop.ran(a_run(training_s=420.0))  # 435 s with its start-up and scoring
-    stop.ran(a_run(training_s=30.0))  # stopped early: says nothing of the next
+    stop.ran(RunResult(Ending.CRASHED, startup_s=900.0))  # says nothing of the next
     clocks.now_s += 3600 - 435
     assert stop.reason() == ""
     clocks.now_s += 1

@@ -194,9 +194,9 @@ def test_the_policy_leaves_the_gpu_before_every_re_run(open_session):
 
 
 def test_with_slots_side_by_side_a_second_look_leaves_the_policy_to_its_owner(open_session):
-    session, host, _ = open_session({"base": 2.0, "good": 1.5})
+    session, _, _ = open_session({"base": 2.0, "good": 1.5})
     seed_experiment(session)
-    session.config, host.count = load_config("embedded", {"policy.offload": True}), 2
+    session.config, session.side_by_side = load_config("embedded", {"policy.offload": True}), True
     session._policy = policy = PolicyOnTheGpu()
     look(session, "good")
     assert policy.asked == 0

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import httpx
@@ -15,6 +18,8 @@ from prefect.concurrency import _leases
 
 import flows.research  # noqa: F401  what a worker imports makes its engine patient
 from flows import patient
+
+ROOT = Path(__file__).resolve().parents[2]
 
 LIMIT_S = 60.0
 
@@ -80,3 +85,26 @@ def test_prefects_own_engine_would_end_it(serve):
 
     with pytest.raises(CancelledError):
         campaign()
+
+
+def test_a_process_whose_log_nobody_reads_any_more_goes_on():
+    """Prefect logs through rich, which ends a process that writes to a pipe without a reader."""
+    code = (
+        "import logging, sys\nfrom flows.patient import outlive_readers\noutlive_readers()\n"
+        "from prefect.logging.handlers import PrefectConsoleHandler\n"
+        "log = logging.getLogger('x')\nlog.addHandler(PrefectConsoleHandler(stream=sys.stderr))\n"
+        "sys.stdin.readline()\nfor _ in range(3): log.warning('y' * 9999)\nprint('went on')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    process.stderr.close()
+    process.stderr = None
+    output, _ = process.communicate("go\n", timeout=120)
+    assert output == "went on\n"

@@ -68,6 +68,7 @@ def _made_up(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "train", lambda host, source, *_: host.run(source))
     monkeypatch.setattr(gpu_lock.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(blame, "gpu_fails", lambda _name: "")
+    monkeypatch.setattr(gpu_lock, "seen_here", lambda: gpu_lock.visible())
 
 
 def opened(count: int, device: str = "cuda", policy_device: str = "cpu") -> LocalSlots:
@@ -154,12 +155,12 @@ def test_closing_ends_what_runs_and_kills_what_does_not_listen(monkeypatch, tmp_
 
 
 def test_a_crash_is_not_counted_when_its_gpu_has_vanished(monkeypatch):
-    present = ["a"]
+    present = ["a", "b"]
     monkeypatch.setattr(gpu_lock, "visible", lambda: list(present))
     slots = opened(1)
     MadeUpHost.made[0].may_end.set()
     assert slots.run(order("crash"), print).ending is Ending.CRASHED, "the GPU is there: the candidate crashed"
-    present.clear()
+    present.remove("a")
     assert slots.run(order("fine"), print).ending is Ending.FINISHED
     with pytest.raises(HostError, match=r"GPU a has vanished while experiment 7 ran; it is not counted"):
         slots.run(order("crash", index=7), print)
@@ -211,6 +212,55 @@ def test_a_candidate_that_lost_its_gpu_runs_on_another_and_the_slot_is_given_up(
     slots.close()
 
 
+def test_a_listing_that_hangs_takes_no_slot_from_a_gpu_that_computes(monkeypatch):
+    listed = [["a", "b"]]
+    monkeypatch.setattr(gpu_lock, "visible", lambda: listed[0])
+    asked: list[str] = []
+    monkeypatch.setattr(blame, "gpu_fails", lambda name: asked.append(name) or "")
+    slots = opened(2)
+    listed[0] = []  # one GPU hangs, and nvidia-smi with it
+    for host in MadeUpHost.made:
+        host.may_end.set()
+    assert slots.submit(order("crash: NameError"), print).result(30).ending is Ending.CRASHED
+    assert asked in (["a"], ["b"])
+    assert slots.count == 2
+    slots.close()
+
+
+def test_an_edit_under_which_two_gpus_were_lost_is_not_run_on_a_third(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_lock, "visible", lambda: ["a", "b", "c"])
+    monkeypatch.setattr(blame, "gpu_fails", lambda _name: "failed")
+    slots = opened(3)
+    slots.under_way = UnderWay(tmp_path / "under_way")
+    for host in MadeUpHost.made:
+        host.may_end.set()
+    with pytest.raises(HostError, match="failed, after experiment 5 crashed"):
+        slots.submit(order(CUDA, 5), print).result(30)
+    assert sum(host.runs for host in MadeUpHost.made) == 2
+    assert slots.count == 2
+    assert len(list((tmp_path / "under_way").iterdir())) == 1, "it carries that as a death"
+    slots.close()
+
+
+def test_a_host_that_died_with_its_gpu_is_no_death_of_its_candidate(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_lock, "visible", lambda: ["sick", "well"])
+    monkeypatch.setattr(blame, "gpu_fails", lambda name: "hangs" if name == "sick" else "")
+
+    def train(host: MadeUpHost, *_: object) -> RunResult:
+        if host.gpu.name == "sick":
+            raise HostError("the host process ended")
+        return RunResult(Ending.FINISHED)
+
+    monkeypatch.setattr(module, "train", train)
+    slots = opened(2)
+    slots.under_way = UnderWay(tmp_path / "under_way")
+    flights = [slots.submit(order(index=index), print) for index in (1, 2, 3)]
+    assert [flight.result(30).ending for flight in flights] == [Ending.FINISHED] * 3
+    assert list((tmp_path / "under_way").iterdir()) == []
+    assert slots.count == 1
+    slots.close()
+
+
 def test_where_fewer_gpus_answer_than_there_are_slots_those_are_used_and_it_is_said(monkeypatch):
     monkeypatch.setattr(gpu_lock, "visible", lambda: ["a", "b"])
     slots = opened(3)
@@ -230,6 +280,12 @@ def test_candidates_come_last_to_the_gpu_that_the_policy_is_on(monkeypatch):
     assert "share GPU policy's" in slots.notes[0]
     assert "--set parallel=2" in slots.notes[0]
     slots.close()
+    monkeypatch.setattr(gpu_lock, "seen_here", lambda: ["another"])  # ARL_GPUS leaves the policy's out
+    slots = opened(3, policy_device="auto")
+    assert [host.gpu.name for host in MadeUpHost.made[-3:]] == ["policy's", "b", "c"]
+    assert slots.notes == []
+    slots.close()
+    monkeypatch.setattr(gpu_lock, "seen_here", lambda: ["only"])
     monkeypatch.setattr(gpu_lock, "visible", lambda: ["only"])
     slots = opened(1, policy_device="auto")
     assert slots.notes == [], "one after the other they take turns"

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from arl_core.config import load_config
+from flows import blame
 from flows import experiment as node
-from flows import slots as module
 from frozen_env.contract import Cause, Ending, HostError, RunResult
 from frozen_env.runtime import gpu_lock
 
@@ -19,11 +19,12 @@ class Node:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.delivered, self.hosts = [], []
-        self.present, self.free_mb = ["a"], 10_000.0
+        self.present, self.free_mb, self.fails = ["a"], 10_000.0, ""
         self.answer = RunResult(Ending.FINISHED)
         self.meanwhile = lambda: None  # what happens to the node while the candidate runs
         monkeypatch.setattr(gpu_lock, "visible", lambda: list(self.present))
-        monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=self.free_mb * 2**20))
+        monkeypatch.setattr(blame, "gpu_fails", lambda _name: self.fails)
+        monkeypatch.setattr(blame.shutil, "disk_usage", lambda _: SimpleNamespace(free=self.free_mb * 2**20))
         heart = SimpleNamespace(event=print, deliver=self.delivered.append)
         monkeypatch.setattr(node, "Heartbeat", lambda: contextlib.nullcontext(heart))
         monkeypatch.setattr(node, "Host", self.host)
@@ -61,8 +62,12 @@ def test_a_node_delivers_a_crash_that_is_the_candidates_own(a_node):
 
 
 def test_a_node_whose_gpu_vanished_delivers_no_crash(a_node):
-    a_node.answer, a_node.meanwhile = CRASH, a_node.present.clear
-    with pytest.raises(HostError, match="GPU a has vanished while the candidate ran"):
+    def vanish() -> None:
+        a_node.present.clear()
+        a_node.fails = "failed a small computation of ours"
+
+    a_node.answer, a_node.meanwhile = CRASH, vanish
+    with pytest.raises(HostError, match="GPU a failed a small computation of ours, after the candidate crashed"):
         a_node.run()
     with pytest.raises(HostError, match="no GPU answers"):  # and the next candidate does not even begin
         a_node.run()

@@ -11,7 +11,6 @@ what it does to completion tokens only, at a fifth of the price.
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from arl_core.errors import PolicyError
 from arl_core.policy.losses import masked
+from arl_core.policy.packing import behind
 from arl_core.policy.rollout import Rollout
 from arl_core.policy.seeded import seeded
 from arl_core.policy.settings import PolicySettings
@@ -123,17 +123,12 @@ class Network:
         """Return logits and values at the free tokens of rollouts of one prompt; gradients as enabled outside."""
         prompt = rollouts[0].prompt_ids
         assert all(np.array_equal(r.prompt_ids, prompt) for r in rollouts), "rollouts of one prompt"
-        longest = max(len(r.completion_ids) for r in rollouts)
-        cached = not (self.settings.prompt_grad and torch.is_grad_enabled())
-        prefix = prompt[-1:] if cached else prompt
-        rows = [np.concatenate([prefix, r.completion_ids[:-1]]) for r in rollouts]
-        width = longest - 1 + len(prefix)
-        ids = torch.as_tensor(np.stack([np.pad(row, (0, width - len(row))) for row in rows]), device=self.device)
-        cache = spread(self.prefill(prompt), len(rollouts)) if cached else None
-        # Padding is on the right, behind everything that is read, so the causal mask alone is enough.
-        hidden_RTD = self.decoder(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
-        hidden_RTD = hidden_RTD[:, len(prefix) - 1 :]
-        return [self._judge_row(hidden_RTD[i], rollout) for i, rollout in enumerate(rollouts)]
+        learned = self.settings.prompt_grad and torch.is_grad_enabled()
+        cache, cached = (None, 0) if learned else (self.prefill(prompt), len(prompt) - 1)
+        rows = [torch.as_tensor(r.completion_ids[:-1], device=self.device) for r in rollouts]
+        prefix = torch.as_tensor(prompt[cached:], device=self.device)
+        hidden = behind(self.decoder, cache, cached, prefix, rows)
+        return [self._judge_row(*both) for both in zip(hidden, rollouts, strict=True)]
 
     def _judge_row(self, hidden_TD: Tensor, rollout: Rollout) -> Judged:
         free = torch.as_tensor(np.flatnonzero(rollout.free_T), device=self.device)
@@ -142,16 +137,6 @@ class Network:
         allowed = torch.as_tensor(allowed_FV, device=self.device)
         temperatures_F1 = torch.as_tensor(rollout.temperatures_F[:, None], device=self.device)
         return Judged(masked(self.logits(hidden_FD), allowed, temperatures_F1), self.head(hidden_FD))
-
-
-def spread(cache: Any, rows: int) -> Any:
-    """Return a copy of a one-row cache for several rows; the original stays as it is. None stays None."""
-    if cache is None:
-        return None
-    cache = copy.deepcopy(cache)
-    if rows > 1:
-        cache.batch_repeat_interleave(rows)
-    return cache
 
 
 def _refuse_odd_heads(config: Any) -> None:

@@ -1,30 +1,27 @@
 """Samples edits: several at once, each under its own grammar, forced tokens without a forward pass of their own.
 
-Legend of shapes: R rows (edits being sampled), K tokens fed in one step, L tokens in the cache, D width, V vocabulary.
+Legend of shapes: R rows (edits being sampled), N tokens fed in one step, D width, V vocabulary.
 
-Rows advance unevenly: after each decision a row also feeds what the grammar then forces (often ten tokens of a line), a few
-tokens a step, so that others decide meanwhile. Shorter feeds are padded on the right; the padding stays in the cache and is
-masked for ever, positions skip it. Many rows of one prompt attend to one copy of it (shared_prefix.py).
+Rows advance unevenly: after each decision a row also feeds what the grammar then forces, often ten tokens of a line. Rows of one
+prompt are packed into one sequence (packing.py), so that none waits for another.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from arl_core.policy import shared_prefix
 from arl_core.policy.decoder import EditDecoder, Vocabulary
 from arl_core.policy.losses import masked
-from arl_core.policy.network import Network, spread
+from arl_core.policy.network import Network
+from arl_core.policy.packing import Pack, packs
 from arl_core.policy.rollout import Rollout
 from arl_core.policy.settings import PolicySettings
-
-FEED_MOST = 4  # of one row in one step of many: who follows ten forced tokens at once makes all others feed padding
 
 
 class _Row:
@@ -66,11 +63,12 @@ class _Row:
         self.feed = [token]
         self._follow_grammar()
 
-    def take_feed(self, most: int) -> list[int]:
-        """Return up to `most` of the tokens that wait to be fed, and count them as fed."""
-        part, self.feed = self.feed[:most], self.feed[most:]
-        self.position += len(part)
-        return part
+    def take_feed(self) -> tuple[list[int], range]:
+        """Return the tokens that wait to be fed with their positions, and count them as fed."""
+        ids, self.feed = self.feed, []
+        positions = range(self.position, self.position + len(ids))
+        self.position = positions.stop
+        return ids, positions
 
     def _follow_grammar(self) -> None:
         for token in self.decoder.forced():
@@ -113,55 +111,37 @@ def group_equal(prompt_ids: Sequence[NDArray[np.int64]]) -> list[list[int]]:
 
 @torch.no_grad()
 def _run(network: Network, rows: list[_Row], prompt_P: NDArray[np.int64]) -> None:
-    cache = network.prefill(prompt_P)
-    if cache is None or len(rows) < shared_prefix.LEAST_ROWS or not shared_prefix.fits(network.decoder):
-        _advance(network, rows, spread(cache, len(rows)), len(prompt_P) - 1, {})
-        return
-    with shared_prefix.sharing(network.decoder):
-        _advance(network, rows, None, 0, {"shared_prefix": shared_prefix.prefix_of(cache)})
+    cache, cached = network.prefill(prompt_P), len(prompt_P) - 1
+    if packs(network.decoder):
+        _advance(network, rows, Pack(network.decoder, cache, cached))
+    else:
+        for row in rows:
+            _advance(network, [row], Pack(network.decoder, copy.deepcopy(cache), cached))
 
 
-def _advance(network: Network, rows: list[_Row], cache: Any, cached: int, more: dict[str, Any]) -> None:
-    """Decide and feed until every row has ended. `cached` prompt tokens are in each row's cache; with a shared prefix in
-    `more` there are none, and the mask speaks of a row's own tokens only."""
-    active = list(rows)
-    seen_RL = torch.ones(len(rows), cached, dtype=torch.bool)
+def _advance(network: Network, rows: list[_Row], pack: Pack) -> None:
+    """Feed and decide until every row has ended."""
+    active = dict(enumerate(rows))
     while active:
-        starts = torch.tensor([row.position for row in active])
-        parts = [row.take_feed(FEED_MOST if len(active) > 1 else len(row.feed)) for row in active]
-        fed = [len(part) for part in parts]
-        widest = max(fed)
-        ids = torch.tensor([part + [0] * (widest - len(part)) for part in parts])
-        positions = starts[:, None] + torch.arange(widest)
-        real = torch.arange(widest)[None, :] < torch.tensor(fed)[:, None]
-        before = seen_RL.shape[1]
-        seen_RL = torch.cat([seen_RL, real], dim=1)
-        mask: torch.Tensor | None = seen_RL.long()
-        if more:
-            past = torch.arange(seen_RL.shape[1])[None, :] <= before + torch.arange(widest)[:, None]
-            # Padding sees itself, so that no row of the mask is empty.
-            mask = seen_RL[:, None, None, :] & past | torch.eye(seen_RL.shape[1], dtype=torch.bool)[before:]
-        elif bool(seen_RL.all()):
-            mask = None
-        out = network.decoder(
-            input_ids=ids.to(network.device),
-            position_ids=positions.to(network.device),
-            attention_mask=None if mask is None else mask.to(network.device),
-            past_key_values=cache,
-            use_cache=True,
-            **more,
-        )
-        cache = out.past_key_values
-        last_RD = out.last_hidden_state[torch.arange(len(active)), torch.tensor(fed) - 1]
+        owners: list[int] = []
+        ids: list[int] = []
+        positions: list[int] = []
+        ends: list[int] = []
+        for i, row in active.items():
+            fed, where = row.take_feed()
+            owners += [i] * len(fed)
+            ids += fed
+            positions += where
+            ends.append(len(ids) - 1)
+        fed_N = torch.tensor(ids, device=network.device)
+        last_RD = pack.feed(torch.tensor(owners), fed_N, torch.tensor(positions))[ends]
         logits_RV, values_R = network.logits(last_RD), network.head(last_RD)
-        for i, row in enumerate(active):
-            if not row.feed and not row.finished:
-                row.decide(logits_RV[i], float(values_R[i]), network.settings)
-        going = [i for i, row in enumerate(active) if not row.finished]
+        for place, row in enumerate(active.values()):
+            row.decide(logits_RV[place], float(values_R[place]), network.settings)
+        going = {i: row for i, row in active.items() if not row.finished}
         if going and len(going) < len(active):
-            cache.batch_select_indices(torch.tensor(going, device=network.device))
-            seen_RL = seen_RL[going]
-        active = [active[i] for i in going]
+            pack.keep(list(going))
+        active = going
 
 
 def _finish(row: _Row, prompt: str, prompt_ids: NDArray[np.int64], seconds: float) -> Rollout:

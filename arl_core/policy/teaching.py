@@ -22,7 +22,7 @@ from trl import SFTTrainer
 from arl_core.errors import PolicyError
 from arl_core.policy.decoder import RESERVE_TOKENS, EditDecoder, Vocabulary
 from arl_core.policy.losses import masked
-from arl_core.policy.network import spread
+from arl_core.policy.packing import behind
 from arl_core.policy.settings import PolicySettings
 from arl_core.policy.synthesis import Blocks, Example, completion
 
@@ -99,11 +99,7 @@ def lesson_loss(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     prompt_1P, rows_KT, labels_KT = inputs["prompt"], inputs["rows"], inputs["labels"]
     with torch.no_grad():
         cache = decoder(input_ids=prompt_1P[:, :-1], use_cache=True).past_key_values
-    first_K1 = prompt_1P[:, -1:].expand(len(rows_KT), 1)
-    ids_KT = torch.cat([first_K1, rows_KT[:, :-1]], dim=1)
-    hidden_KTD = decoder(
-        input_ids=ids_KT, past_key_values=spread(cache, len(rows_KT)), use_cache=True
-    ).last_hidden_state
+    hidden_KTD = torch.stack(behind(decoder, cache, prompt_1P.shape[1] - 1, prompt_1P[0, -1:], list(rows_KT[:, :-1])))
     counts_KT = labels_KT != IGNORED
     logits_NV = masked(base.get_output_embeddings()(hidden_KTD[counts_KT]), inputs["allowed"], temperature=1.0)
     return cross_entropy(logits_NV, labels_KT[counts_KT])

@@ -152,16 +152,15 @@ class Session:
             self._policy.make_room()
 
     def rehearse(self, source: str) -> None:
-        """Have a policy from elsewhere propose once before anything is trained: what it lacks shall not end a night in an hour.
+        """Have a policy from elsewhere answer once before anything is trained: what it lacks shall not end a night in an hour.
 
-        Raises PolicyError. The embedded one was put here by us; an endpoint would bill for it, and only its settings are looked at.
+        Raises PolicyError. The embedded one was put here by us.
         """
         if self.config.policy.proposer in ("random", "none") or self.config.policy.model in ("embedded", "tiny-random"):
             return
         policy = self.policy()
-        if self.config.policy.proposer == "policy":
-            self.display.phase("the policy's rehearsal")
-            policy.propose("a rehearsal", source, self.config.seed)
+        self.display.phase("the policy's rehearsal")
+        policy.rehearse(source, self.config.seed)
         self.make_room()
 
     def __post_init__(self) -> None:

@@ -66,15 +66,24 @@ class Endpoint(Frozen):
         Raises PolicyError that names the remedy when the endpoint refuses, or stays busy, broken or silent to the end.
         """
         began_s = time.monotonic()
-        body = {
+        text = self._ask(self._body(self._system, prompt, seed))
+        return Rollout.foreign(prompt, text, seed, seconds=time.monotonic() - began_s)
+
+    def rehearse(self, source: str, seed: int) -> None:
+        """Ask for one word, with the settings of a proposal: a wrong key, address or model shows before anything is trained.
+
+        Raises PolicyError as propose() does.
+        """
+        self._ask(self._body("This is a rehearsal.", "Answer with one word: ready.", seed))
+
+    def _body(self, system: str, prompt: str, seed: int) -> dict[str, object]:
+        return {
             "model": self.settings.model,
-            "messages": [{"role": "system", "content": self._system}, {"role": "user", "content": prompt}],
+            "messages": [{"role": "system", "content": system}, {"role": "user", "content": prompt}],
             "temperature": self.settings.temperature,
             "max_tokens": self.settings.endpoint_max_tokens,
             "seed": seed,
         }
-        text = self._ask(body)
-        return Rollout.foreign(prompt, text, seed, seconds=time.monotonic() - began_s)
 
     def _ask(self, body: dict[str, object]) -> str:
         address = self.settings.endpoint_url.rstrip("/") + "/chat/completions"

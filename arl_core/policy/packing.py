@@ -9,7 +9,8 @@ row only, so what comes out is what each row would get alone. (Packing with bloc
 Models that attend otherwise than by plain scaled dot products over all that is before (sliding windows, recurrent layers, capped
 logits) get their rows one by one.
 
-Legend of shapes: N tokens fed in one step, L tokens so far, H heads, G groups (key-value heads), W width of a head, D width.
+Legend of shapes: N tokens fed in one step, L tokens so far, P tokens of the prompt, T of a row, D width; in attention H heads, G
+groups (key-value heads), E heads of a group, W width of a head.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "arl_packed"
+MOST_TOKENS = 4096  # that are learned from in one pass: the mask's rows, kept for each layer until backward
 PROMPT = -1  # whose tokens every row sees
 
 
@@ -31,10 +33,9 @@ def packs(decoder: Any) -> bool:
     """Say whether a decoder attends plainly: scaled dot products over everything before, through the named interface."""
     config = decoder.config
     plain = config._attn_implementation == "sdpa" and getattr(decoder, "_supports_attention_backend", False)
-    windowed = getattr(config, "sliding_window", None) or set(getattr(config, "layer_types", None) or ()) - {
-        "full_attention"
-    }
-    return bool(plain and not windowed and not getattr(config, "attn_logit_softcapping", None))
+    odd = ("sliding_window", "attn_logit_softcapping", "keep_window_size")
+    layers = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    return bool(plain and not layers and not any(getattr(config, name, None) for name in odd))
 
 
 class Pack:
@@ -85,13 +86,16 @@ def behind(decoder: Any, cache: Any, cached: int, prefix_P: Tensor, rows: Sequen
 
     The prefix ([P], P ≥ 1) follows the `cached` tokens of the prompt that `cache` holds; the cache is used up.
     """
-    if not packs(decoder) and len(rows) > 1:
-        return [behind(decoder, copy.deepcopy(cache), cached, prefix_P, [row])[0] for row in rows]
     lengths = [len(row) for row in rows]
-    owner_N = torch.cat(
-        [torch.full((len(prefix_P),), PROMPT if len(rows) > 1 else 0)]
-        + [torch.full((length,), i) for i, length in enumerate(lengths)]
-    )
+    if len(rows) > 1 and (not packs(decoder) or sum(lengths) > MOST_TOKENS):
+        half = len(rows) // 2
+        copied = copy.deepcopy(cache)
+        return [
+            *behind(decoder, copied, cached, prefix_P, rows[:half]),
+            *behind(decoder, cache, cached, prefix_P, rows[half:]),
+        ]
+    of_prefix = torch.full((len(prefix_P),), PROMPT)
+    owner_N = torch.cat([of_prefix] + [torch.full((length,), i) for i, length in enumerate(lengths)])
     first = cached + len(prefix_P)
     position_N = torch.cat([torch.arange(cached, first)] + [first + torch.arange(length) for length in lengths])
     hidden_ND = Pack(decoder, cache, cached).feed(owner_N, torch.cat([prefix_P, *rows]), position_N)
@@ -115,23 +119,35 @@ def _packed(decoder: Any) -> Iterator[None]:
 
 def attend(
     module: Any,
-    query_1HNW: Tensor,
-    key_1GLW: Tensor,
-    value_1GLW: Tensor,
-    mask_11NL: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
     scaling: float | None = None,
-    **_rest: Any,
+    **rest: Any,
 ) -> tuple[Tensor, None]:
-    """Return what attention gives, [1, N, H, W]. Groups take the place of the batch, so that heads of a group share keys and
-    values by a stride of 0 where transformers would copy them for each."""
-    _, heads, fed, width = query_1HNW.shape
-    groups, seen = key_1GLW.shape[1:3]
+    """Return what attention gives, [1, N, H, W]; query [1, H, N, W], key and value [1, G, L, W], mask [1, 1, N, L].
+
+    On a CPU groups take the place of the batch, so that heads of a group share keys and values by a stride of 0 where transformers
+    copies them for each, which takes a fifth of the time of sampling 32 edits. Not on a GPU: with such strides the
+    memory-efficient kernel of torch 2.13 reads a wrong row of the mask for some N (pytorch issue 191937).
+    """
+    if query.device.type != "cpu" or attention_mask.shape[1] != 1:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        out: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **rest
+        )
+        return out
+    _, heads, fed, width = query.shape
+    groups = key.shape[1]
     each = heads // groups
     out_GENW = scaled_dot_product_attention(
-        query_1HNW.view(groups, each, fed, width),
-        key_1GLW[0, :, None].expand(groups, each, seen, width),
-        value_1GLW[0, :, None].expand(groups, each, seen, width),
-        attn_mask=mask_11NL,
+        query.view(groups, each, fed, width),
+        key[0, :, None].expand(-1, each, -1, -1),
+        value[0, :, None].expand(-1, each, -1, -1),
+        attn_mask=attention_mask,
+        dropout_p=rest.get("dropout", 0.0),
         scale=scaling,
     )
-    return out_GENW.reshape(1, heads, fed, width).transpose(1, 2).contiguous(), None
+    return out_GENW.reshape(1, heads, fed, -1).transpose(1, 2).contiguous(), None

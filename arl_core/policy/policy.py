@@ -95,6 +95,10 @@ class Policy:
         message = [{"role": "user", "content": text}]
         return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
+    def rehearse(self, source: str, seed: int) -> None:
+        """Propose once and forget it: what the model or the device lacks shows before anything is trained."""
+        self.propose("a rehearsal", source, seed)
+
     def propose(self, prompt: str, source: str, seed: int, choose: Choose = in_order) -> Rollout:
         """Return one edit of `source`. Raises PolicyError when the source offers nothing to edit."""
         return self.propose_many([prompt], [source], [seed], choose)[0]
@@ -102,7 +106,7 @@ class Policy:
     def propose_many(
         self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int], choose: Choose = in_order
     ) -> list[Rollout]:
-        """Return one edit per prompt; equal prompts share their prefill and are decoded as one batch.
+        """Return one edit per prompt; equal prompts share their prefill and are decoded together.
 
         With `choices` above 1, that many edits are sampled for each, and `choose` says which of all of them are returned:
         one for each seed, not necessarily of its own prompt.

@@ -35,6 +35,7 @@ class Proposer(Protocol):
     """What the flow needs of whoever proposes. Only a policy of ours learns and has something to save."""
 
     def count_tokens(self, text: str) -> int: ...
+    def rehearse(self, source: str, seed: int) -> None: ...
     def propose(self, prompt: str, source: str, seed: int, choose: Choose = in_order) -> Rollout: ...
     def propose_many(
         self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int], choose: Choose = in_order
@@ -77,6 +78,10 @@ class Frozen(ABC):
     def count_tokens(self, text: str) -> int:
         """Return about how many tokens a text takes; rather too many than too few."""
         return -(-len(text) // CHARS_PER_TOKEN)
+
+    def rehearse(self, source: str, seed: int) -> None:
+        """Find out what would fail at the first proposal: nothing here."""
+        return
 
     @abstractmethod
     def propose(self, prompt: str, source: str, seed: int, choose: Choose = in_order) -> Rollout: ...

@@ -88,7 +88,7 @@ def sample(
 ) -> list[Rollout]:
     """Return one rollout per prompt. The same seed, prompt and weights give the same edit, alone or among equals.
 
-    Equal prompts share one prefill; different ones are sampled one after another, since their lengths differ.
+    Equal prompts share one prefill; different ones, which have nothing in common, are sampled one after another.
     """
     rollouts: dict[int, Rollout] = {}
     for members in group_equal(prompt_ids):
@@ -121,7 +121,7 @@ def _run(network: Network, rows: list[_Row], prompt_P: NDArray[np.int64]) -> Non
 
 def _advance(network: Network, rows: list[_Row], pack: Pack) -> None:
     """Feed and decide until every row has ended."""
-    active = dict(enumerate(rows))
+    active = {i: row for i, row in enumerate(rows) if not row.finished}
     while active:
         owners: list[int] = []
         ids: list[int] = []

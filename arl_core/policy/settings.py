@@ -91,7 +91,7 @@ class PolicySettings(BaseModel):
         0.05, gt=0, description="a reused or stale edit further off than this, nats per token, rests"
     )
     learning_rate: float = Field(2e-4, gt=0, le=0.1, description="Adam step of the adapter")
-    value_learning_rate: float = Field(1e-3, gt=0, le=0.1, description="Adam step of the value head")
+    value_learning_rate: float = Field(1e-4, gt=0, le=0.1, description="Adam step of the value head")
     epochs: int = Field(3, ge=1, le=32, description="most passes over one batch")
     clip: float = Field(0.2, gt=0, lt=1, description="PPO's clip range of the ratio")
     value_coef: float = Field(0.5, ge=0, description="weight of the value loss")

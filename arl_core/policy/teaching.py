@@ -78,16 +78,15 @@ def encode_edit(
 
 
 def collate(lesson: Lesson, vocab_size: int) -> dict[str, Tensor]:
-    """Return a lesson as tensors: prompt [1, P], rows [K, T], labels [K, T] padded on the right, allowed [N, V] by rows."""
-    width = max(len(edit.ids) for edit in lesson.edits)
-    rows = [edit.ids + [0] * (width - len(edit.ids)) for edit in lesson.edits]
-    labels = [edit.labels + [IGNORED] * (width - len(edit.labels)) for edit in lesson.edits]
+    """Return a lesson as tensors, its K edits one behind the other: prompt [1, P], lengths [K], ids [N], labels [N], allowed [F, V]
+    at the F free tokens."""
     packed = np.concatenate([edit.masks for edit in lesson.edits])
     allowed = np.unpackbits(packed, axis=1, count=vocab_size, bitorder="little").astype(bool)
     return {
         "prompt": torch.tensor([lesson.prompt]),
-        "rows": torch.tensor(rows),
-        "labels": torch.tensor(labels),
+        "lengths": torch.tensor([len(edit.ids) for edit in lesson.edits]),
+        "ids": torch.tensor([token for edit in lesson.edits for token in edit.ids]),
+        "labels": torch.tensor([label for edit in lesson.edits for label in edit.labels]),
         "allowed": torch.from_numpy(allowed),
     }
 
@@ -96,13 +95,15 @@ def lesson_loss(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """Return the mean cross-entropy of one collated lesson's free tokens under their masks, nats; `model` is a PeftModel."""
     base = model.get_base_model()
     decoder = base.get_decoder()
-    prompt_1P, rows_KT, labels_KT = inputs["prompt"], inputs["rows"], inputs["labels"]
+    prompt_1P, labels_N = inputs["prompt"], inputs["labels"]
+    rows = torch.split(inputs["ids"], inputs["lengths"].tolist())
     with torch.no_grad():
         cache = decoder(input_ids=prompt_1P[:, :-1], use_cache=True).past_key_values
-    hidden_KTD = torch.stack(behind(decoder, cache, prompt_1P.shape[1] - 1, prompt_1P[0, -1:], list(rows_KT[:, :-1])))
-    counts_KT = labels_KT != IGNORED
-    logits_NV = masked(base.get_output_embeddings()(hidden_KTD[counts_KT]), inputs["allowed"], temperature=1.0)
-    return cross_entropy(logits_NV, labels_KT[counts_KT])
+    last = prompt_1P.shape[1] - 1
+    hidden_ND = torch.cat(behind(decoder, cache, last, prompt_1P[0, last:], [row[:-1] for row in rows]))
+    counts_N = labels_N != IGNORED
+    logits_FV = masked(base.get_output_embeddings()(hidden_ND[counts_N]), inputs["allowed"], temperature=1.0)
+    return cross_entropy(logits_FV, labels_N[counts_N])
 
 
 class LessonTrainer(SFTTrainer):  # type: ignore[misc]

@@ -5,8 +5,8 @@ python -m bench.replay --trials TRIALS.parquet --arms random,local,tpe,cmaes,gre
 
 best_Xh is val_bpb without noise of the incumbent, which was chosen under noise. `experiments` are those that began within
 --hours; a last one that ended later changes no best. Numeric arms take seconds a seed, the language-model arms (greedy, rl;
-ppo and critic take rl apart) minutes; both resume: a finished arm and seed is read from --results, an unfinished one goes on
-from its memory in --work, which is refused when it was made with other settings.
+ppo, critic and filter take rl apart) minutes; both resume: a finished arm and seed is read from --results, an unfinished one
+goes on from its memory in --work, which is refused when it was made with other settings.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from bench.replay.surrogate import Surrogate
 from frozen_env.contract import ResearchError, Status
 
 ROOT = Path(__file__).resolve().parents[2]
-LANGUAGE = ("greedy", "rl", "ppo", "critic")
+LANGUAGE = ("greedy", "rl", "ppo", "critic", "filter")
 LEARNERS = ("rl", "ppo")
 MIXED = " (made with different or unknown code: rerun both arms to compare)"
 MARKS_H = (8, 24, 168)

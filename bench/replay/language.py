@@ -2,10 +2,13 @@
 
 `greedy` leaves the policy as the warm start made it and runs whatever it samples. `rl` is the whole system: PPO updates the
 policy, and the critic, fitted on the arm's own results, chooses which of its samples are run. `ppo` and `critic` have one of
-the two each, to see which does what. Values outside the recorded ranges, which the numeric arms never draw, are known to be
-refused before a choice is made. A round proposes several edits of the incumbent under one prompt, takes their answers one by
-one, and promotes what looks better than the incumbent of that moment. Everything is committed experiment by experiment, what
-is left of the round included, so an arm that was killed goes on where it stood and ends as if it had not been.
+the two each, to see which does what; `filter` has neither, and of as many samples runs the first that are valid, new and
+within the recorded ranges. The ranges are known before a choice is made (the numeric arms never draw outside of them), so arms
+that choose pay for no refusal where `greedy` and `ppo` do.
+
+A round proposes several edits of the incumbent under one prompt, takes their answers one by one, and promotes what looks better
+than the incumbent of that moment. Everything is committed experiment by experiment, what is left of the round included, so an
+arm that was killed goes on where it stood and ends as if it had not been.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from typing import Any
 import numpy as np
 
 from arl_core.config import CampaignConfig, flat, load_config
+from arl_core.diversity import diversity
 from arl_core.edit import read_constants
 from arl_core.errors import ConfigError
-from arl_core.memory import Memory
+from arl_core.memory import RECENT, Memory
 from arl_core.outcome import settle
+from arl_core.policy.critic import Critic
 from arl_core.policy.parents import Shown
 from arl_core.records import Campaign, Experiment, source_hash, utc_now
 from bench.replay.progress import Progress
@@ -37,11 +42,12 @@ from tasks.propose import choosing, fitted_critic, parents_of
 from tasks.reward import make_reward
 
 ROOT = Path(__file__).resolve().parents[2]
-ARMS = {  # arm: does PPO update the policy, does the critic choose among policy.choices samples for each experiment
-    "greedy": (False, False),
-    "rl": (True, True),
-    "ppo": (True, False),
-    "critic": (False, True),
+ARMS = {  # arm: does PPO update the policy, who chooses among policy.choices samples for each experiment
+    "greedy": (False, None),
+    "rl": (True, "critic"),
+    "ppo": (True, None),
+    "critic": (False, "critic"),
+    "filter": (False, "filter"),
 }
 CODE = (
     "arl_core/policy",
@@ -83,7 +89,7 @@ class LanguageArm:
     say: Callable[[str], None] = lambda _line: None
 
     def __post_init__(self) -> None:
-        self.learn, self.choose = ARMS[self.name]
+        self.learn, self.chooser = ARMS[self.name]
 
     def run(self, hours: float) -> list[Experiment]:
         """Go on until the simulated hours are used and return the experiments that began within them.
@@ -92,7 +98,7 @@ class LanguageArm:
         """
         from arl_core.policy.policy import Policy
 
-        alone = {} if self.choose else {"policy.choices": 1}
+        alone = {} if self.chooser else {"policy.choices": 1}
         config = load_config("replay", {"seed": self.seed, "policy.seed": self.seed, **self.overrides, **alone})
         self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(Memory(self.folder / "memory.duckdb")) as memory:
@@ -162,7 +168,7 @@ class LanguageArm:
         incumbent = memory.incumbent(campaign.id)
         assert incumbent is not None, "experiment 0 was kept"
         first, count, space = memory.next_index(campaign.id), self.edits_per_round, self.surrogate.space
-        critic = fitted_critic(memory, campaign, config)
+        critic = Critic([], [], 1.0) if self.chooser == "filter" else fitted_critic(memory, campaign, config)
         shown = Shown.of(
             parents_of(memory, campaign, config, critic, incumbent, range(first, first + count)),
             lambda one: make_prompt.fn(memory, campaign, config, incumbent, one, first, policy.count_tokens, ROOT).text,
@@ -199,7 +205,9 @@ class LanguageArm:
             outcome = type(outcome)(Status.DUPLICATE, Cause.NONE, edit.reason)
         terms = make_reward.fn(outcome, base.value, campaign.direction, config.reward)
         progress.spent_s += result.training_s
-        metrics = self._learn(policy, progress, rollout, terms["reward"], config.policy.batch_edits)
+        if metrics := self._learn(policy, progress, rollout, terms["reward"], config.policy.batch_edits):
+            recent = memory.recent(campaign.id, RECENT, whole=True)
+            metrics |= diversity([one for one in recent if one.index])
         experiment = self._experiment(
             campaign,
             index,
@@ -280,5 +288,5 @@ def refused(edit: Patch) -> RunResult:
 
 
 def _short(metrics: dict[str, float]) -> str:
-    shown = ("reward_batch_mean", "entropy", "approx_kl", "kl_ref", "epochs_done", "explained_variance")
+    shown = ("reward_batch_mean", "entropy", "kl_ref", "explained_variance", "proposals_new", "proposals_levers")
     return " ".join(f"{name} {metrics[name]:.3g}" for name in shown if name in metrics)

@@ -39,8 +39,11 @@ KINDS: dict[str, Any] = {
     "WINDOW_PATTERN": "choice",
 }
 FLOOR_BPB = 0.95  # below every recorded value: the regressor works on log(val_bpb - FLOOR_BPB)
-NOISE_BPB = 0.0005  # median standard deviation of settings that were tried five times or more
+NOISE_BPB = (
+    0.0005  # standard deviation; no less than the median of settings that were tried five times or more (0.0002)
+)
 NOISE_MIN_REPEATS = 5
+NEAR_BPB = 0.985
 TREES = 400
 LEARNING_RATE = 0.05
 
@@ -64,6 +67,9 @@ class Quality:
     success_accuracy: float
     bpb_mean_abs_error: float
     bpb_rank_correlation: float
+    near_trials: int  # of those recorded below NEAR_BPB, where arms compete in the end
+    near_bpb_mean_abs_error: float
+    near_bpb_rank_correlation: float
     noise_bpb: float  # measured on the file
 
 
@@ -123,6 +129,7 @@ class Surrogate:
             chance_N[out_N] = classifier.predict_proba(self._features_NF[out_N])[:, 1]
             bpb_N[out_N] = _bpb(regressor.predict(self._features_NF[out_N]))
         ok_N = self._success_N
+        near_N = ok_N & (self._bpb_N < NEAR_BPB)
         return Quality(
             trials=len(rows),
             groups=len(self._groups),
@@ -130,6 +137,9 @@ class Surrogate:
             success_accuracy=float(np.mean((chance_N > 0.5) == ok_N)),
             bpb_mean_abs_error=float(np.mean(np.abs(bpb_N - self._bpb_N)[ok_N])),
             bpb_rank_correlation=_rank_correlation(bpb_N[ok_N], self._bpb_N[ok_N]),
+            near_trials=int(near_N.sum()),
+            near_bpb_mean_abs_error=float(np.mean(np.abs(bpb_N - self._bpb_N)[near_N])),
+            near_bpb_rank_correlation=_rank_correlation(bpb_N[near_N], self._bpb_N[near_N]),
             noise_bpb=self._noise(rows),
         )
 

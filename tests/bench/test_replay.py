@@ -161,6 +161,17 @@ def test_a_language_arm_runs_the_campaigns_own_parts_and_goes_on_where_it_was_ki
     }
 
 
+def test_a_filter_runs_the_first_new_and_legal_samples_and_learns_nothing(judge: Surrogate, tmp_path: Path) -> None:
+    def refused(arm: str) -> tuple[int, int]:
+        many = LanguageArm(judge, tmp_path / arm, name=arm, seed=1, edits_per_round=2, overrides=TINY).run(0.5)
+        assert not any(one.extra.get("update") for one in many)
+        assert {one.parent_index for one in many[1:]} <= {one.index for one in many if one.status is Status.KEPT}
+        return sum(one.status in (Status.REJECTED, Status.DUPLICATE) for one in many), len(many)
+
+    (filtered, of), (bare, among) = refused("filter"), refused("greedy")
+    assert filtered / of < bare / among
+
+
 def test_an_arm_killed_inside_a_round_ends_as_if_it_had_not_been(
     judge: Surrogate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,22 +128,22 @@ SOURCE = "WIDTH = 64  # of the model\nDEPTH = 2\n"
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"policy.model": "someone/a-model"}, ["loading", "propose", "room"]),
+        ({"policy.model": "someone/a-model"}, ["loading", "rehearse", "room"]),
         ({"policy.model": "someone/a-model", "policy.proposer": "random"}, []),
         ({"policy.model": "embedded"}, []),
         (
             {"policy.model": "m", "policy.proposer": "endpoint", "policy.endpoint_url": "http://127.0.0.1:9/v1"},
-            ["loading", "room"],
+            ["loading", "rehearse", "room"],
         ),
     ],
     ids=["hub", "random", "embedded", "endpoint"],
 )
-def test_a_policy_from_elsewhere_proposes_once_before_anything_is_trained(tmp_path, monkeypatch, settings, told):
+def test_a_policy_from_elsewhere_answers_once_before_anything_is_trained(tmp_path, monkeypatch, settings, told):
     from arl_core.policy import proposers
 
     heard: list[str] = []
     policy = SimpleNamespace(
-        propose=lambda prompt, source, seed: heard.append("propose"), make_room=lambda: heard.append("room")
+        rehearse=lambda source, seed: heard.append("rehearse"), make_room=lambda: heard.append("room")
     )
     monkeypatch.setattr(proposers, "load_proposer", lambda *_: heard.append("loading") or policy)
     session(tmp_path, **settings).rehearse(SOURCE)

@@ -89,6 +89,23 @@ def test_blocks_and_diffs_both_become_the_edit(fake: Fake, answer: str) -> None:
     assert body["messages"][1] == {"role": "user", "content": "the prompt"}
 
 
+def test_a_rehearsal_asks_for_one_word_with_a_proposals_settings(fake: Fake) -> None:
+    fake.say("ready")
+    asked = endpoint(fake)
+    asked.rehearse(SOURCE, seed=7)
+    asked.propose("p", SOURCE, seed=7)
+    (_, _, rehearsal), (_, _, proposal) = fake.seen
+    assert rehearsal | {"messages": None} == proposal | {"messages": None}
+    assert "one word" in rehearsal["messages"][1]["content"]
+    assert SOURCE not in str(rehearsal)
+
+
+def test_a_rehearsal_says_what_a_proposal_would_fail_of(fake: Fake) -> None:
+    fake.say("no", status=401)
+    with pytest.raises(PolicyError, match="ARL_ENDPOINT_KEY"):
+        endpoint(fake).rehearse(SOURCE, seed=7)
+
+
 def test_an_answer_has_room_for_a_diff_whatever_the_policys_own_limit_is(fake: Fake) -> None:
     fake.say(BLOCK)
     endpoint(fake, max_new_tokens=96).propose("p", SOURCE, 0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from arl_core.policy import packing, sampler
 from arl_core.policy.policy import Policy
@@ -58,6 +60,44 @@ def test_packed_rows_teach_what_they_teach_alone(
     assert any(gradient.abs().max() > 1e-3 for gradient in alone.values())
 
 
+@pytest.mark.parametrize("most", [1, 60, 4096])
+def test_rows_come_back_in_order_however_many_passes_they_take(
+    load: Load, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    policy = load()
+    rows = [torch.arange(3, 3 + length) for length in (40, 0, 25, 1, 30)]
+    prompt = torch.arange(100, 120)
+
+    def hidden() -> list[torch.Tensor]:
+        with torch.no_grad():
+            cache = policy.network.prefill(prompt.numpy())
+            return packing.behind(policy.network.decoder, cache, 19, prompt[19:], rows)
+
+    expected = hidden()
+    monkeypatch.setattr(packing, "MOST_TOKENS", most)
+    assert [len(one) for one in expected] == [41, 1, 26, 2, 31]
+    for found, one in zip(hidden(), expected, strict=True):
+        assert torch.allclose(found, one, atol=1e-5)
+
+
+@pytest.mark.parametrize("value_width", [8, 5])
+def test_packed_attention_is_plain_attention(value_width: int) -> None:
+    """Also where values are less wide than keys; and other masks and devices take transformers' own way."""
+    heads, groups, fed, seen, width = 6, 2, 4, 11, 8
+    torch.manual_seed(0)
+    query, key = torch.randn(1, heads, fed, width), torch.randn(1, groups, seen, width)
+    value = torch.randn(1, groups, seen, value_width)
+    mask = torch.rand(1, 1, fed, seen) < 0.6
+    mask[..., 0] = True
+    module = SimpleNamespace(num_key_value_groups=heads // groups)
+    found, _ = packing.attend(module, query, key, value, mask, scaling=0.3)
+    by_heads, _ = packing.attend(module, query, key, value, mask.expand(1, heads, fed, seen), scaling=0.3)
+    expected = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True)
+    assert found.shape == (1, fed, heads, value_width)
+    assert torch.allclose(found, expected.transpose(1, 2), atol=1e-5)
+    assert torch.allclose(by_heads, found, atol=1e-5)
+
+
 def test_a_token_sees_the_prompt_and_its_own_row_up_to_itself() -> None:
     pack = packing.Pack(None, None, 2)
     owners = torch.tensor([0, 0, 1])
@@ -87,5 +127,8 @@ def test_only_plain_attention_is_packed_and_it_is_plain_again_afterwards(load: L
     with packing._packed(decoder):
         assert not packing.packs(decoder)
     assert packing.packs(decoder)
-    decoder.config.sliding_window = 128
-    assert not packing.packs(decoder)
+    for name in ("sliding_window", "attn_logit_softcapping", "keep_window_size"):
+        setattr(decoder.config, name, 128)
+        assert not packing.packs(decoder)
+        setattr(decoder.config, name, None)
+    assert packing.packs(decoder)

@@ -24,6 +24,19 @@ def policy() -> Policy:
     return Policy.load(PolicySettings(threads=1), data_dir())
 
 
+def logprob_differences(policy: Policy, seeds: list[int]) -> list[np.ndarray]:
+    """The learner's log-probabilities of sampled tokens minus the sampler's, by edit."""
+    rollouts = policy.propose_many([PROMPT] * len(seeds), [TARGET] * len(seeds), seeds)
+    with torch.no_grad():
+        judged = policy.network.judge(rollouts)
+    differences = []
+    for rollout, says in zip(rollouts, judged, strict=True):
+        actions = torch.from_numpy(rollout.completion_ids[rollout.free_T])
+        again = says.logits_FV.log_softmax(-1).gather(1, actions[:, None])[:, 0].numpy()
+        differences.append(again - rollout.logprobs_T[rollout.free_T])
+    return differences
+
+
 def test_its_edits_apply(policy: Policy) -> None:
     rollouts = policy.propose_many([PROMPT] * 2, [TARGET] * 2, [1, 2])
     for rollout in rollouts:
@@ -32,11 +45,11 @@ def test_its_edits_apply(policy: Policy) -> None:
 
 def test_sampling_and_learning_agree_as_far_as_bfloat16_goes(policy: Policy) -> None:
     """What rounding moves is logged as sampler_kl; it must stay far from what an update may move."""
-    rollouts = policy.propose_many([PROMPT] * 2, [TARGET] * 2, [3, 4])
-    with torch.no_grad():
-        judged = policy.network.judge(rollouts)
-    for rollout, says in zip(rollouts, judged, strict=True):
-        actions = torch.from_numpy(rollout.completion_ids[rollout.free_T])
-        again = says.logits_FV.log_softmax(-1).gather(1, actions[:, None])[:, 0].numpy()
-        difference = again - rollout.logprobs_T[rollout.free_T]
+    for difference in logprob_differences(policy, [3, 4]):
         assert np.mean(np.exp(difference) - 1 - difference) < policy.settings.target_kl / 3
+
+
+def test_in_float32_ratios_start_at_one() -> None:
+    policy = Policy.load(PolicySettings(threads=1, dtype="float32"), data_dir())
+    for difference in logprob_differences(policy, [3, 4]):
+        assert np.abs(difference).max() < 1e-4

@@ -126,6 +126,14 @@ def test_free_text_is_bounded_too(load: Callable[..., Policy]) -> None:
     assert all(block.replace.count("\n") <= 2 for block in rollout.blocks)
 
 
+def test_an_edit_whose_search_takes_all_tokens_ends_there(load: Callable[..., Policy]) -> None:
+    source = f"x = ({' + '.join(str(one) for one in range(1000, 1020))})\n"
+    rollout = load(max_new_tokens=96).propose(PROMPT, source, seed=0)
+    assert not rollout.ended
+    assert len(rollout.completion_ids) >= 96
+    assert len(rollout.masks_FB) == rollout.free_T.sum() == 0
+
+
 @pytest.mark.parametrize("source", ["", "f(\n", '"""Only prose."""\n'])
 def test_a_source_without_anything_to_edit_is_a_clear_error(shared_policy: Policy, source: str) -> None:
     with pytest.raises(PolicyError, match="source to edit"):

@@ -161,6 +161,19 @@ def _run_language(
         "experiments": len(experiments),
         "failed": statuses.count(Status.CRASHED),
         **counts,
+        **by_quarter(experiments),
+    }
+
+
+def by_quarter(experiments: list[Experiment]) -> dict[str, list[float]]:
+    """Return how proposals fared in the four quarters of their number: their mean reward, and the share that trained.
+
+    What a policy learns shows there first, whether or not the best value follows. The untouched target is no proposal.
+    """
+    quarters = [part for part in np.array_split(np.array(experiments[1:], dtype=object), 4) if len(part)]
+    return {
+        "reward_by_quarter": [float(np.mean([one.reward for one in part])) for part in quarters],
+        "trained_by_quarter": [float(np.mean([one.value is not None for one in part])) for part in quarters],
     }
 
 

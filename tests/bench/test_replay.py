@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -170,6 +171,16 @@ def test_a_filter_runs_the_first_new_and_legal_samples_and_learns_nothing(judge:
 
     (filtered, of), (bare, among) = refused("filter"), refused("greedy")
     assert filtered / of < bare / among
+
+
+def test_what_is_learned_shows_by_quarter_of_the_proposals() -> None:
+    values = [0.99, 0.98, None, 0.98, 0.97, None, None, 0.98, 0.98]
+    many = [SimpleNamespace(reward=float(i), value=value) for i, value in enumerate(values)]
+    assert replay.by_quarter(many) == {  # type: ignore[arg-type]
+        "reward_by_quarter": [1.5, 3.5, 5.5, 7.5],
+        "trained_by_quarter": [0.5, 1.0, 0.0, 1.0],
+    }
+    assert replay.by_quarter(many[:1]) == {"reward_by_quarter": [], "trained_by_quarter": []}  # type: ignore[arg-type]
 
 
 def test_an_arm_killed_inside_a_round_ends_as_if_it_had_not_been(

@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from arl_core.errors import ConfigError
 from frozen_env.contract import Cause, Ending, HostError, RunResult
 from frozen_env.runtime import gpu_lock
 from frozen_env.runtime.words import last_line, out_of_memory
@@ -64,6 +65,15 @@ def disk_full(folder: Path, environment: EnvironmentSpec | None = None) -> str:
     there = next(one for one in (folder, *folder.parents) if one.exists())
     free_mb = shutil.disk_usage(there).free / 2**20
     return f"only {free_mb:.0f} MiB free in {there}, {wanted_mb} wanted" if free_mb < wanted_mb else ""
+
+
+def check_disk(folder: Path, environment: EnvironmentSpec | None = None) -> None:
+    """Raise ConfigError when what a candidate may write would not fit: a full disk is no edit's fault.
+
+    Without an environment only logs and a checkpoint are asked for.
+    """
+    if full := disk_full(folder, environment):
+        raise ConfigError(f"{full}; make room and resume, or set `memory` elsewhere")
 
 
 def check_blame(

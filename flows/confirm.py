@@ -43,8 +43,9 @@ from arl_core.second_look import (
     settled,
     too_small,
 )
+from flows.blame import check_disk
 from flows.costs import Costs
-from flows.session import Session, check_disk
+from flows.session import Session
 from flows.slots import Order
 from frozen_env.contract import ResearchError, RunResult, Status
 from tasks.repeat import commit_repeat

@@ -13,10 +13,11 @@ from arl_core.outcome import Outcome, settle
 from arl_core.policy.parents import Shown
 from arl_core.records import Experiment, source_hash, utc_now
 from arl_core.second_look import reference
+from flows.blame import check_disk
 from flows.confirm import Look, measure_floor, paid_for, second_look, settled_by_size
 from flows.costs import Costs
 from flows.retention import retire
-from flows.session import Session, check_disk
+from flows.session import Session
 from flows.slots import Order
 from flows.surroundings import ROOT
 from flows.unsettled import Landed, Proposal

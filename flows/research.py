@@ -26,11 +26,12 @@ from arl_core.stop_conditions import StopConditions
 from flows.confirm import OutOfTime
 from flows.iteration import run_iteration, run_seed, settle_run
 from flows.mortal import make_servers_mortal
+from flows.opening import open_session, preflight
 from flows.parallel import run_parallel, settled
 from flows.patient import outlive_readers, outlive_servers
 from flows.quiet import wait_for_quiet
 from flows.retention import is_retired
-from flows.session import Session, open_session, preflight
+from flows.session import Session
 from flows.signals import ending_on_sigterm
 from flows.start import plan
 from flows.summary import print_summary

@@ -10,7 +10,7 @@ import pytest
 
 from arl_core.errors import ConfigError
 from flows import blame
-from flows.session import check_disk
+from flows.blame import check_disk
 from frozen_env.runtime import gpu_lock
 from frozen_env.spec import EnvironmentSpec
 

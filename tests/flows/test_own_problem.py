@@ -12,7 +12,7 @@ from arl_core.policy.endpoint import system_words
 from arl_core.policy.levers import levers_of
 from arl_core.policy.synthesis import Told, synthesise
 from flows import confirm, iteration, slots, warm_start
-from flows.session import open_session, preflight, read_source
+from flows.opening import open_session, preflight, read_source
 from flows.start import plan
 from frozen_env import manifest
 from frozen_env.contract import Status

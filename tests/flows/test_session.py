@@ -16,8 +16,7 @@ from arl_core.memory import Memory
 from arl_core.policy.policy import Policy
 from arl_core.policy.rollout import Rollout
 from arl_core.records import Campaign, Experiment, State
-from flows import retention
-from flows import session as module
+from flows import opening, retention
 from flows.costs import Costs
 from flows.iteration import order
 from flows.session import Session
@@ -170,16 +169,16 @@ def test_a_target_of_which_every_edit_would_be_refused_is_refused_itself(tmp_pat
     config = load_config("embedded", {"source": str(tmp_path / "train.py"), **settings})
     config = config.model_copy(update={"target": {}})
     if words is None:
-        assert module.read_source(config) == source
+        assert opening.read_source(config) == source
         return
     with pytest.raises(ConfigError, match=r"every edit of .*train.py would be refused: " + words):
-        module.read_source(config)
+        opening.read_source(config)
 
 
 def test_no_candidate_starts_on_a_full_disk(tmp_path, monkeypatch):
     one = session(tmp_path)
     usage = shutil.disk_usage(tmp_path)._replace(free=10 * 2**20)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _path: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage)
     with pytest.raises(ConfigError, match="only 10 MiB free"):
         order(one, "x = 1", 1, Costs(None))
 

@@ -14,7 +14,7 @@ from arl_core.records import Campaign, Experiment, State
 from arl_core.stop_conditions import StopConditions
 from flows import research
 from flows import start as module
-from flows.session import note_start
+from flows.opening import note_start
 from flows.start import plan
 
 LINE = {"continues": True}

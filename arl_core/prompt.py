@@ -3,11 +3,13 @@
 Sections in order: agenda, best so far, last run, history (top and recent), source, task. The rule of fitting:
 
 1. The task and the best-so-far line are always whole.
-2. The agenda gets at most 20 % of the tokens, the history at most 35 %; each is cut at a line. From the history the
-   oldest recent experiments go first, then the worst of the top ones.
-3. The source gets what remains. When it does not fit whole, the constants block comes first, then the definitions in
+2. The agenda gets at most 20 % of the tokens, cut at a line.
+3. The source's constants are kept room for next, up to 60 % of what the agenda leaves: who moves one must see where all stand.
+4. The history gets at most 35 %, cut at a line. The oldest recent experiments go first; when no more recent ones are left
+   than top ones, both go by turns: what was just tried is as worth knowing as what was best.
+5. The source gets what remains. When it does not fit whole, the constants come first, then the definitions in
    file order, beginning with one that moves on with every experiment, so that in time each part is seen. What is
-   left out is marked.
+   left out is marked, constants too.
 
 Everything that candidates wrote (reasons, summaries) is data: one line each, printable characters only, cut short; a reason
 is quoted. What they print never comes here.
@@ -26,13 +28,14 @@ from frozen_env.description import built_in
 from frozen_env.files import is_marked
 
 AGENDA_SHARE = 0.20
+CONSTANTS_SHARE = 0.60
 HISTORY_SHARE = 0.35
 LINE_CHARS = 110
 REASON_CHARS = 60
 LEFT_OUT = "# ..."
 TASK = """## Task
 Propose one edit of the source above that lowers the metric: change architecture, schedule, optimizer, initialisation or
-constants. Answer with one SEARCH/REPLACE block: SEARCH repeats lines of the source exactly, REPLACE is what they become.
+constants. Answer with SEARCH/REPLACE blocks: SEARCH repeats lines of the source exactly, REPLACE is what they become.
 """
 TASK_HIGHER = TASK.replace("lowers", "raises")
 
@@ -97,8 +100,13 @@ def build_prompt(given: PromptInput, count_tokens: CountTokens, limit_tokens: in
     agenda = _cut_lines(_section("Agenda", given.agenda.strip()), count_tokens, int(room * AGENDA_SHARE))
     if len(agenda.strip()) < len(given.agenda.strip()):
         left_out.append("agenda cut")
-    history = _history_section(given, count_tokens, int(room * HISTORY_SHARE), left_out)
-    room -= count_tokens(agenda) + count_tokens(history)
+    most = int(room * HISTORY_SHARE)
+    room -= count_tokens(agenda)
+    kept_free = _source_frame(given, count_tokens) + min(
+        count_tokens(_constants_of(given.source)), int(room * CONSTANTS_SHARE)
+    )
+    history = _history_section(given, count_tokens, min(most, room - kept_free), left_out)
+    room -= count_tokens(history)
     source = _source_section(given, count_tokens, room, left_out)
     text = agenda + head + history + source + task
     # Token counts of parts do not add up exactly; the source pays for the difference.
@@ -110,18 +118,20 @@ def build_prompt(given: PromptInput, count_tokens: CountTokens, limit_tokens: in
 
 
 def describe(past: PastExperiment, best: float | None) -> str:
-    """One line on one experiment, e.g. `#7 discarded 1.9034 (+0.0121): MUON_LR: 0.002 -> 0.004`.
+    """One line on one experiment, e.g. `#7 +0.0121: MUON_LR: 0.002 -> 0.004`: how far from the best, and what it did.
 
-    A forecast is marked with ~, a mean over n fresh seeds with xn.
+    Digits are dear (most tokenizers spend a token on each), so the value itself is told only while there is no best, and
+    the usual status, discarded, not at all. A forecast is marked with ~, a mean over n fresh seeds with xn.
     """
     value = past.best_estimate
+    status = "" if past.status is Status.DISCARDED else f" {past.status.value}"
     if value is None:
         figure = f' ("{_quoted(past.reason)}")' if past.reason else ""
     else:
         about = "" if past.value is not None else "~"
         runs = f" x{past.confirmations}" if past.confirmations else ""
-        figure = f" {about}{value:.4f}{runs}" + (f" ({value - best:+.4f})" if best is not None else "")
-    return f"#{past.index} {past.status.value}{figure}: {one_line(past.summary, LINE_CHARS)}"
+        figure = f" {about}{value:.4f}{runs}" if best is None else f" {about}{value - best:+.4f}{runs}"
+    return f"#{past.index}{status}{figure}: {one_line(past.summary, LINE_CHARS)}"
 
 
 def _quoted(reason: str) -> str:
@@ -154,29 +164,41 @@ def _history_section(given: PromptInput, count_tokens: CountTokens, room: int, l
         return _section("Best experiments", "\n".join(top)) + _section("Recent experiments", "\n".join(recent))
 
     while (text := render()) and count_tokens(text) > room:
-        if recent:
-            recent.pop()
-        elif top:
-            top.pop()
+        (recent if len(recent) > len(top) else top).pop()
         left_out.append("history cut")
     return text
 
 
 def _source_section(given: PromptInput, count_tokens: CountTokens, room: int, left_out: list[str]) -> str:
-    title, source = f"Source of {given.path}", given.source
-    frame_tokens = count_tokens(_section(title, "```python\n```")) + 4
-    room -= frame_tokens
+    source = given.source
+    room -= _source_frame(given, count_tokens)
     if count_tokens(source) > room:
+        if count_tokens(_constants_of(source)) > room:
+            left_out.append("constants cut")
         source = excerpt(source, count_tokens, room, given.experiment_index)
         left_out.append("source cut")
-    return _section(title, f"```python\n{source.rstrip()}\n```") if source.strip() else ""
+    return _section(_source_title(given), f"```python\n{source.rstrip()}\n```") if source.strip() else ""
+
+
+def _source_title(given: PromptInput) -> str:
+    return f"Source of {given.path}"
+
+
+def _source_frame(given: PromptInput, count_tokens: CountTokens) -> int:
+    """Tokens of a source section besides the source."""
+    return count_tokens(_section(_source_title(given), "```python\n```")) + 4
+
+
+def _constants_of(source: str) -> str:
+    """The constants of a source as an excerpt shows them, with the marks of what lies between."""
+    return "".join(piece.text + LEFT_OUT + "\n" for piece in _pieces(source) if piece.is_constants)
 
 
 def excerpt(source: str, count_tokens: CountTokens, room: int, index: int) -> str:
-    """Return whole pieces of the source that fit into `room` tokens, in file order, gaps marked with `# ...`.
+    """Return pieces of the source that fit into `room` tokens, in file order, gaps marked with `# ...`.
 
-    The constants block has the first claim; then the other pieces, beginning with number `index` modulo their count.
-    A source that does not parse is cut at a line.
+    The constants have the first claim, and are cut at a line when they do not fit whole; then the other pieces, whole ones,
+    beginning with number `index` modulo their count. A source that does not parse is cut at a line.
     """
     pieces = _pieces(source)
     if not pieces:
@@ -184,18 +206,21 @@ def excerpt(source: str, count_tokens: CountTokens, room: int, index: int) -> st
     order = [i for i, piece in enumerate(pieces) if piece.is_constants]
     others = [i for i, piece in enumerate(pieces) if not piece.is_constants]
     start = index % max(1, len(others))
-    chosen: set[int] = set()
+    chosen: dict[int, str] = {}
+    mark_tokens = count_tokens(LEFT_OUT + "\n")
     for i in order + others[start:] + others[:start]:
-        cost = count_tokens(pieces[i].text + LEFT_OUT + "\n")
-        if cost <= room:
+        text = pieces[i].text
+        if count_tokens(text) + mark_tokens > room and (pieces[i].is_constants or not chosen):
+            text = _cut_lines(text, count_tokens, room - 2 * mark_tokens)
+            text += LEFT_OUT + "\n" if text else ""
+        cost = count_tokens(text) + mark_tokens
+        if text and cost <= room:
             room -= cost
-            chosen.add(i)
-    if not chosen and pieces:
-        return _cut_lines(pieces[order[0] if order else start].text, count_tokens, room)
+            chosen[i] = text
     lines: list[str] = []
-    for i, piece in enumerate(pieces):
+    for i in range(len(pieces)):
         if i in chosen:
-            lines.append(piece.text.rstrip("\n"))
+            lines += chosen[i].rstrip("\n").split("\n")
         elif not lines or lines[-1] != LEFT_OUT:
             lines.append(LEFT_OUT)
     return "\n".join(lines) + "\n"

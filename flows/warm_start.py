@@ -65,7 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--prompt-tokens", type=int, default=700, help="length of the prompts to teach under")
+    length = PolicySettings.model_fields["prompt_tokens"].default
+    parser.add_argument("--prompt-tokens", type=int, default=length, help=f"length of the prompts (default: {length})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-survival", action="store_true", help="skip the first training steps of each kind of edit")
@@ -115,7 +116,7 @@ def teach(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     kept = sum(len(lesson.edits) for lesson in lessons)
     say(f"kept {kept} edits of {drawn}: {drawn - survived} did not survive, {survived - kept} the grammar cannot say")
     losses = train(base, tokenizer, lessons, options, say)
-    save(base, losses, {"drawn": drawn, "survived": survived, "kept": kept, "states": len(lessons)}, options, say)
+    save(losses, {"drawn": drawn, "survived": survived, "kept": kept, "states": len(lessons)}, options, say)
 
 
 def start_state(preset: str, problem: Description | None = None) -> tuple[EnvironmentSpec, str]:
@@ -255,9 +256,7 @@ def train(
     return losses
 
 
-def save(
-    base: Any, losses: list[float], counts: dict[str, int], options: argparse.Namespace, say: Callable[[str], None]
-) -> None:
+def save(losses: list[float], counts: dict[str, int], options: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Write the adapter in bfloat16 and its data card."""
     import torch
     from safetensors.torch import load_file, save_file

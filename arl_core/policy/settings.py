@@ -59,7 +59,7 @@ class PolicySettings(BaseModel):
     )
 
     prompt_tokens: int = Field(
-        900, ge=64, le=131072, description="most tokens of a prompt; a longer one loses its middle"
+        1500, ge=64, le=131072, description="most tokens of a prompt; a longer one loses its middle"
     )
     max_new_tokens: int = Field(192, ge=96, le=8192, description="most tokens of one completion, all blocks together")
     max_blocks: int = Field(2, ge=1, le=8, description="most SEARCH/REPLACE blocks of one edit")

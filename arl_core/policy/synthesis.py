@@ -2,8 +2,8 @@
 
 A state is the target after a few earlier edits, with an invented history that mentions them. For each state there is one
 prompt (from arl_core.prompt, as in a campaign) and several different edits, so that the policy learns a broad
-distribution over levers and not an answer. Values are drawn on each constant's natural scale: factors for rates and
-sizes, steps for counts, additive moves for shares.
+distribution over levers and not an answer; none repeats what its prompt says was tried. Values are drawn on each
+constant's natural scale: factors for rates and sizes, steps for counts, additive moves for shares.
 """
 
 from __future__ import annotations
@@ -91,12 +91,14 @@ def synthesise(
     rng = random.Random(seed)
     examples = []
     for index in range(states):
-        state, past = _state(source, rng, rng.choice((0, 0, 1, 2, 3, 5)), most_blocks, told)
+        state, past, tried = _state(source, rng, rng.choice((0, 0, 1, 2, 3, 5)), most_blocks, told)
         chosen: dict[str, Blocks] = {}
         for _ in range(edits * 4):
             blocks = draw_edit(state, rng, most_blocks, told.levers)
             edited = blocks and apply(state, blocks)
-            if blocks and edited and len(chosen) < edits and not outside(edited, told.ranges):
+            if not blocks or not edited or edited in tried or outside(edited, told.ranges):
+                continue
+            if len(chosen) < edits:
                 chosen[edited] = blocks
         prompt = _prompt(state, past, told, count_tokens, prompt_tokens, rng, index)
         examples.append(Example(state, prompt, tuple(chosen.values())))
@@ -201,9 +203,10 @@ def _short(value: float) -> str:
 
 def _state(
     source: str, rng: random.Random, steps: int, most_blocks: int, told: Told
-) -> tuple[str, list[tuple[Status, str]]]:
-    """Return a state of the file some edits later, and what was tried on the way: (status, summary), oldest first."""
+) -> tuple[str, list[tuple[Status, str]], set[str]]:
+    """Return a state of the file some edits later, what was tried on the way, (status, summary), oldest first, and its programs."""
     past: list[tuple[Status, str]] = []
+    tried: set[str] = set()
     for _ in range(steps + rng.choice((0, 1, 4, 10, 20, 30))):
         blocks = draw_edit(source, rng, most_blocks, told.levers)
         edited = apply(source, blocks) if blocks else None
@@ -212,9 +215,10 @@ def _state(
         kept = sum(status is Status.KEPT for status, _ in past)
         status = Status.KEPT if kept < steps and rng.random() < 0.3 else rng.choice(STATUSES[1:])
         past.append((status, summarise(source, edited)))
+        tried.add(edited)
         if status is Status.KEPT and searchable_runs(edited, 3):
             source = edited
-    return source, past
+    return source, past, tried
 
 
 def _prompt(

@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve e
 
 import numpy as np
 
-from arl_core.config import load_config, parse_overrides
+from arl_core.config import parse_overrides
 from arl_core.edit import read_constants
 from arl_core.records import Experiment
 from bench.replay.arms import NUMERIC
@@ -142,7 +142,7 @@ def _run_numeric(
 def _run_language(
     arm: str, seed: int, surrogate: Surrogate, options: argparse.Namespace
 ) -> tuple[Trace, dict[str, Any]]:
-    from bench.replay.language import LanguageArm, made_with
+    from bench.replay.language import LanguageArm
 
     one = LanguageArm(
         surrogate=surrogate,
@@ -157,11 +157,12 @@ def _run_language(
     statuses = [experiment.status for experiment in experiments]
     counts = {status.value: statuses.count(status) for status in set(statuses)}
     return trace_of(experiments, surrogate), {
-        "made_with": made_with(load_config("replay", parse_overrides(options.set))),
+        "made_with": one.made_with,
         "experiments": len(experiments),
         "failed": statuses.count(Status.CRASHED),
         **counts,
         **by_quarter(experiments),
+        **last_update(experiments),
     }
 
 
@@ -175,6 +176,12 @@ def by_quarter(experiments: list[Experiment]) -> dict[str, list[float]]:
         "reward_by_quarter": [float(np.mean([one.reward for one in part])) for part in quarters],
         "trained_by_quarter": [float(np.mean([one.value is not None for one in part])) for part in quarters],
     }
+
+
+def last_update(experiments: list[Experiment]) -> dict[str, float]:
+    """Return how far the last update left the policy from its warm start (kl_ref, nats a token) and how undecided (entropy)."""
+    updates = [found for one in experiments if (found := one.extra.get("update"))]
+    return {name: float(updates[-1][name]) for name in ("kl_ref", "entropy") if updates and name in updates[-1]}
 
 
 def trace_of(experiments: list[Experiment], surrogate: Surrogate) -> Trace:

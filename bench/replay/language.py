@@ -49,14 +49,24 @@ ARMS = {  # arm: does PPO update the policy, who chooses among policy.choices sa
     "critic": (False, "critic"),
     "filter": (False, "filter"),
 }
-CODE = (
+CODE = (  # files and folders whose bytes decide an arm's results; adapters, agenda and ranges lie in them too
+    "arl_core/edit",
+    "arl_core/memory.py",
+    "arl_core/memory_rows.py",
+    "arl_core/outcome.py",
     "arl_core/policy",
     "arl_core/presets/replay.toml",
     "arl_core/prompt.py",
+    "arl_core/records.py",
     "arl_core/reward.py",
     "bench/replay",
-    "tasks",
+    "frozen_env/constants.py",
+    "tasks/patch.py",
+    "tasks/prompt.py",
+    "tasks/propose.py",
+    "tasks/reward.py",
 )
+NO_CODE = ("__pycache__", "DATA_CARD.md", "figure.py", "__main__.py")
 REFUSED_S = 10.0  # simulated time of a proposal that is not run: the policy's own
 
 
@@ -71,7 +81,7 @@ def made_with(config: CampaignConfig) -> str:
     for name in CODE:
         place = ROOT / name
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if path.suffix in (".py", ".toml"):
+            if path.is_file() and not set(path.relative_to(ROOT).parts) & set(NO_CODE):
                 digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return f"{digest.hexdigest()[:12]} {str(base_dtype(config.policy)).removeprefix('torch.')}"
 
@@ -90,6 +100,7 @@ class LanguageArm:
 
     def __post_init__(self) -> None:
         self.learn, self.chooser = ARMS[self.name]
+        self.made_with = ""
 
     def run(self, hours: float) -> list[Experiment]:
         """Go on until the simulated hours are used and return the experiments that began within them.
@@ -105,6 +116,9 @@ class LanguageArm:
             campaign = self._campaign(memory, config)
             policy = Policy.load(config.policy, data_dir(), self.say)
             progress = self._resume(memory, campaign, policy)
+            if (now := made_with(config)) not in progress.made_with:
+                progress.made_with.append(now)
+            self.made_with = " then ".join(progress.made_with)  # unlike every other: nothing is paired with it unmarked
             while progress.spent_s < hours * 3600:
                 if not progress.waiting:
                     self._propose(memory, campaign, config, policy, progress)
@@ -112,18 +126,18 @@ class LanguageArm:
             return begun_within(hours, memory.experiments(campaign.id))
 
     def _campaign(self, memory: Memory, config: CampaignConfig) -> Campaign:
-        made_with = {
+        settings = {
             **config.to_json(),
             "replay": {"edits_per_round": self.edits_per_round, "trials": self.surrogate.digest},
         }
         if found := memory.campaigns():
             campaign = found[0]
-            self._refuse_other(campaign.config, made_with)
+            self._refuse_other(campaign.config, settings)
         else:
             campaign = Campaign(
                 id=f"replay-{self.name}-{self.seed}",
                 preset="replay",
-                config=made_with,
+                config=settings,
                 environment_digest="replay",
                 seed=self.seed,
                 started_at=utc_now(),

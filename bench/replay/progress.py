@@ -23,6 +23,7 @@ class Progress:
     base_index: int = 0  # the incumbent when this round was proposed
     updates: int = 0
     checkpoint: list[str] | None = None  # name and digest of the policy after the last update
+    made_with: list[str] = field(default_factory=list)  # code and number type of every start, each once
 
     def to_state(self) -> State:
         values = {
@@ -32,6 +33,7 @@ class Progress:
             "base_index": self.base_index,
             "updates": self.updates,
             "checkpoint": self.checkpoint,
+            "made_with": self.made_with,
         }
         # Those that wait for an answer come last, with a reward that nobody reads.
         return State(values=values, blob=pack([*self.pending, *((one, 0.0) for one in self.waiting)]))

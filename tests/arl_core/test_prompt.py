@@ -60,16 +60,27 @@ def test_with_room_everything_is_shown():
     prompt = build_prompt(given_input(), words, 2000)
     assert prompt.left_out == ()
     assert SOURCE.rstrip() in prompt.text
-    for shown in ("Be brave.", "val_bpb 1.9000 by #3", "last run #40", "#40 discarded", "#9 discarded", "## Task"):
+    for shown in ("Be brave.", "val_bpb 1.9000 by #3", "last run #40", "#40 +0.5000", "#9 +0.1900", "## Task"):
         assert shown in prompt.text
 
 
 def test_the_oldest_history_goes_first_and_the_best_stays():
     prompt = build_prompt(given_input(), words, 330)
     assert "history cut" in prompt.left_out
-    assert "#40 discarded" in prompt.text
-    assert "#9 discarded" not in prompt.text
+    assert "#40 +0.5000" in prompt.text
+    assert "#9 +0.1900" not in prompt.text
     assert "#3 kept" in prompt.text
+
+
+def test_however_many_were_best_the_latest_are_shown_as_well():
+    top = [PastExperiment(i, Status.KEPT, f"DEPTH: {i}", 1.9 + i / 1000) for i in range(1, 6)]
+    for limit in range(150, 330, 10):
+        text = build_prompt(given_input(top=top), words, limit).text
+        told = [line for line in text.splitlines() if line.startswith("#") and ":" in line and "## " not in line]
+        latest = [line for line in told if "WIDTH" in line]
+        assert len(told) == 0 or len(latest) >= len(told) // 2
+        assert latest == [f"#{i} +{0.1 + i / 100:.4f}: WIDTH: {i}" for i in range(40, 40 - len(latest), -1)]
+    assert len(told) > 8
 
 
 def test_an_experiment_is_not_shown_twice():
@@ -107,6 +118,21 @@ def test_an_excerpt_of_a_script_with_lowercase_settings_shows_those():
         assert "n_layer = 2\nlearning_rate = 3e-3" in excerpt(source, words, 24, index)
 
 
+def test_constants_that_do_not_fit_whole_are_cut_and_marked_and_nothing_takes_their_place():
+    source = "".join(f"SIZE_{i} = {i}\n" for i in range(40)) + "\n\ndef small():\n    return 1\n"
+    text = excerpt(source, words, 30, 3)
+    assert text.startswith("SIZE_0 = 0\nSIZE_1 = 1\n")
+    assert text.endswith("# ...\n")
+    assert "small" not in text
+    assert "constants cut" in build_prompt(given_input(source=source), words, 150).left_out
+
+
+def test_a_long_history_leaves_room_for_the_constants():
+    for limit in (150, 200, 300):
+        text = build_prompt(given_input(), words, limit).text
+        assert "DEPTH = 4  # blocks\nWIDTH = 64  # stream" in text
+
+
 def test_a_source_that_does_not_parse_is_cut_at_a_line():
     assert excerpt("def broken(:\n    pass\n" * 50, words, 6, 0) == "def broken(:\n    pass\ndef broken(:\n    pass\n"
 
@@ -123,13 +149,13 @@ def test_what_a_candidate_wrote_stays_one_line_of_data():
 
 
 def test_a_forecast_is_marked_as_one():
-    assert "~2.1000 (+0.2000)" in describe(PastExperiment(1, Status.STOPPED_EARLY, "x", estimate=2.1), 1.9)
+    assert "~+0.2000" in describe(PastExperiment(1, Status.STOPPED_EARLY, "x", estimate=2.1), 1.9)
 
 
 def test_a_confirmed_mean_is_told_apart_from_a_single_run():
     confirmed = PastExperiment(5, Status.KEPT, "DEPTH: 2 -> 1", 1.59, confirmed_value=1.6, confirmations=4)
-    assert describe(confirmed, 1.6) == "#5 kept 1.6000 x4 (+0.0000): DEPTH: 2 -> 1"
+    assert describe(confirmed, 1.6) == "#5 kept +0.0000 x4: DEPTH: 2 -> 1"
     single = PastExperiment(6, Status.DISCARDED, "WIDTH: 64 -> 96", 1.61)
-    assert describe(single, 1.6) == "#6 discarded 1.6100 (+0.0100): WIDTH: 64 -> 96"
+    assert describe(single, 1.6) == "#6 +0.0100: WIDTH: 64 -> 96"
     prompt = build_prompt(given_input(best=confirmed), words, 2000)
     assert "val_bpb 1.6000 by #5, mean of 4 runs (lower is better)" in prompt.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +20,10 @@ from arl_core.memory import Memory
 from arl_core.policy import choice, critic
 from arl_core.records import Experiment, State
 from bench.replay import __main__ as replay
+from bench.replay import language
 from bench.replay.__main__ import in_time, main, paired, trace_of
 from bench.replay.arms import NUMERIC
-from bench.replay.language import ROOT, LanguageArm
+from bench.replay.language import ROOT, LanguageArm, made_with
 from bench.replay.space import BASELINE
 from bench.replay.surrogate import KINDS, Surrogate
 from frozen_env.contract import Cause, Status
@@ -281,6 +283,33 @@ def test_arms_that_were_made_with_different_code_are_not_compared_without_a_word
     assert mixed("a float32", None)
     assert mixed(None, None)
     assert "mixed" not in paired([entry("rl", "a"), entry("local", None)], ["rl", "local"])["rl - local"]
+
+
+def test_an_adapter_that_is_trained_anew_is_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config("replay", TINY)
+    known = made_with(config)
+    assert made_with(config) == known
+    shutil.copytree(ROOT / "bench" / "replay" / "adapter", tmp_path / "adapter")
+    monkeypatch.setattr(language, "ROOT", tmp_path)
+    monkeypatch.setattr(language, "CODE", ("adapter",))
+    before = made_with(config)
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert made_with(config) != before
+
+
+def test_an_arm_that_goes_on_with_other_code_says_both(
+    judge: Surrogate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(code: str, hours: float) -> str:
+        monkeypatch.setattr(language, "made_with", lambda _config: code)
+        one = LanguageArm(judge, tmp_path, "greedy", seed=0, edits_per_round=1, overrides=TINY)
+        one.run(hours)
+        return one.made_with
+
+    assert made("a float32", 0.1) == "a float32"
+    assert made("a float32", 0.2) == "a float32"
+    assert made("b float32", 0.3) == "a float32 then b float32"
 
 
 def test_the_recorded_results_are_read_with_the_values_that_they_were_published_with() -> None:

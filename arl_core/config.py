@@ -160,7 +160,13 @@ class CampaignConfig(Settings):
     """All of a campaign."""
 
     preset: str
-    iterations: int = Field(8, ge=0, description="experiments after experiment 0, the untouched target")
+    iterations: int = Field(
+        8,
+        ge=0,
+        description="experiments after experiment 0, the untouched target: in all, or of each start where the campaign "
+        "`continues`. The more, the less error each second look may use: name about what a start has time for "
+        "(docs/confirmation.md)",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="fixes batches and proposals")
     source: str = Field(
         built_in().source, description="the file that the policy edits, or the folder that holds several of them"

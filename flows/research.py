@@ -136,7 +136,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.research", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--preset", default="embedded", help=f"one of: {', '.join(preset_names())} (default: embedded)")
     parser.add_argument("--problem", metavar="FOLDER", help="a problem of your own (docs/problems.md)")
-    parser.add_argument("--iterations", type=int, help="experiments after experiment 0 (default: the preset's)")
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        help="experiments after experiment 0: in all, or more of them in this start where the preset `continues` (overnight); "
+        "default: the preset's",
+    )
     parser.add_argument("--resume", metavar="ID", help='go on with a campaign: its id, or "latest"')
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting; see docs/settings.md"

@@ -342,7 +342,3 @@ def _forecast_lines(verdict: Verdict | None) -> list[RenderableType]:
 def _forecast_words(verdict: Verdict) -> str:
     band = f" [{verdict.low:.4f}, {verdict.high:.4f}]" if verdict.low is not None and verdict.high is not None else ""
     return f"forecast {verdict.forecast:.4f}{band}"
-
-
-def error_line(error: BaseException) -> None:
-    print(f"error: {error}", file=sys.stderr, flush=True)

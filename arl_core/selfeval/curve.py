@@ -26,6 +26,10 @@ _SLOPE_MEAN, _SLOPE_SD = -0.06, 0.05  # prior slope of the loss per unit of log 
 _OFFSET_SD = 0.01  # prior difference between training and held-out loss, relative
 _HELD_OUT_NOISE = 0.0015  # relative noise of one held-out point
 _HUBER = 2.0  # residuals beyond so many standard deviations are spikes and count less
+# Losses are what a candidate says: zero, say, or 2 and then next to nothing. What is relative to the loss is relative to
+# no less than this, or the fit would divide by zero. Far below any loss that was measured.
+_LEAST_SHARE, _LEAST = 1e-8, 1e-6  # of the largest loss of the curve; and in its own units
+_MOST = 1e100  # beyond it squares overflow, and a curve cannot be read
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def levels(curve: Curve, at_K: Array) -> Array:
 
 
 def levels_and_errors(curve: Curve, at_K: Array) -> tuple[Array, Array]:
-    """Estimate levels and their standard errors: (level_K, error_K), NaN where no point had been seen.
+    """Estimate levels and their standard errors: (level_K, error_K), NaN where no point had been seen, or none can be read.
 
     A local linear fit in log fraction: held-out points weigh by their small noise, training points by theirs, and an
     offset between the two is fitted, so that training losses fill the time since the last held-out point.
@@ -103,27 +107,33 @@ def levels_and_errors(curve: Curve, at_K: Array) -> tuple[Array, Array]:
     if len(curve.loss_N) == 0:
         return level_K, error_K
     log_t_N = np.log(curve.fraction_N)
-    noise_N = _noise(curve)
+    most = float(np.abs(curve.loss_N).max())
+    if most > _MOST:
+        return level_K, error_K
+    least = max(_LEAST_SHARE * most, _LEAST)
+    noise_N = _noise(curve, least)
     for k, at in enumerate(at_K):
         n = int(np.searchsorted(curve.fraction_N, at + 1e-9, side="right"))
         if n:
             seen = log_t_N[:n] - np.log(at), curve.loss_N[:n], curve.held_out_N[:n], noise_N[:n]
-            level_K[k], error_K[k] = _local_fit(*seen)
+            level_K[k], error_K[k] = _local_fit(*seen, least)
     return level_K, error_K
 
 
-def _noise(curve: Curve) -> Array:
+def _noise(curve: Curve, least: float) -> Array:
     """Give each point's standard deviation: training noise from successive differences, held-out noise is small."""
-    scale = float(np.median(np.abs(curve.loss_N))) or 1.0
+    scale = max(float(np.median(np.abs(curve.loss_N))), least)
     train = curve.loss_N[~curve.held_out_N]
     spread = float(np.median(np.abs(np.diff(train)))) * 1.05 if len(train) > 4 else 0.03 * scale
     return np.where(curve.held_out_N, _HELD_OUT_NOISE * scale, max(spread, _HELD_OUT_NOISE * scale))
 
 
-def _local_fit(x_N: Array, loss_N: Array, held_out_N: NDArray[np.bool_], noise_N: Array) -> tuple[float, float]:
+def _local_fit(
+    x_N: Array, loss_N: Array, held_out_N: NDArray[np.bool_], noise_N: Array, least: float
+) -> tuple[float, float]:
     """Fit level + slope·x + offset·[training] around x = 0 with weak priors; two Huber rounds tame spikes."""
     near_N = np.exp(-0.5 * np.square(x_N / _BANDWIDTH)) + 1e-9  # a lone old point still says something
-    scale = float(np.average(loss_N, weights=near_N))
+    scale = max(abs(float(np.average(loss_N, weights=near_N))), least)
     weight_N = near_N / np.square(noise_N)
     design_NP = np.stack([np.ones_like(x_N), x_N, (~held_out_N).astype(np.float64)], axis=1)
     offset_sd = _OFFSET_SD if held_out_N.any() else 1e-6  # nothing to compare with: the level is the training loss

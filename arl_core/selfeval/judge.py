@@ -101,6 +101,8 @@ def our_verdict(snapshot: Snapshot, forecaster: Forecaster | None, curve: Curve,
         reason = f"too early to judge at {fraction:.0%} of the budget"
         return Verdict(False, reason, "ours", fraction, incumbent=incumbent)
     seen = forecaster.outlook(curve, at)
+    if not all(map(math.isfinite, (seen.forecast, seen.low, seen.high, seen.p_tie))):
+        return Verdict(False, "the curve cannot be read", "ours", fraction, incumbent=incumbent)
     level = forecaster.stop_below(at)
     stop = seen.p_tie < level
     reason = (

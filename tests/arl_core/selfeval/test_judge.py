@@ -195,3 +195,37 @@ def test_a_snapshot_survives_json_and_stays_small() -> None:
     assert whole.incumbent == 2.0
     assert min(run.final for run in whole.completed) == 2.0
     assert max(run.final for run in whole.completed if run.own) == 2.0 + 4998 / 1000  # the latest is kept, too
+
+
+SAID = {
+    "zeros": [0.0] * 100,
+    "next to nothing": [1e-200] * 100,
+    "two, then next to nothing": [2.0] + [1e-20] * 99,
+    "now above, now below zero": [1.0, -1.0] * 50,
+    "the largest there is": [1e6] * 100,
+    "the largest, then zeros": [1e6] + [0.0] * 99,
+}
+
+
+def saying(losses: list[float]) -> tuple[Report, ...]:
+    return tuple(Report(k, 3.0 * (k + 1), 0.01 * (k + 1), loss) for k, loss in enumerate(losses))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("losses", SAID.values(), ids=SAID)
+def test_whatever_a_candidate_reports_can_be_kept_and_judged(losses: list[float]) -> None:
+    """One that raised would end its campaign, and again at every resume, as completed runs are read anew."""
+    past = PastRun.from_curve(Curve.from_reports(saying(losses)), SCALE * 1.98)
+    assert all(math.isfinite(x) for x in (past.blur, *past.levels))
+    after = Snapshot.build([*snapshot(SEASONED).completed, past], loss_scale=SCALE)
+    for state, run in ((snapshot(SEASONED), saying(losses)), (after, reports(2.0)), (after, saying(losses))):
+        verdict = make_judge(state)(progress(run, 0.5))
+        assert verdict.p_improve is not None, verdict.reason
+        assert math.isfinite(verdict.p_improve)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("loss", [1e200, 1e300])
+def test_a_curve_that_cannot_be_read_stops_nobody(loss: float) -> None:
+    verdict = make_judge(snapshot(SEASONED))(progress(saying([loss] * 100), 0.5))
+    assert (verdict.stop, verdict.reason) == (False, "the curve cannot be read")

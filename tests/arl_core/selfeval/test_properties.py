@@ -54,6 +54,15 @@ def test_a_curve_that_is_worse_everywhere_is_never_more_likely_to_improve(
     assert lower.p_improve <= better.p_improve + 1e-6  # type: ignore[operator]
 
 
+@settings(deadline=None, max_examples=100)
+@given(losses=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40))
+def test_every_curve_that_the_protocol_lets_through_has_levels(losses: list[float]) -> None:
+    curve = Curve.from_points(
+        np.arange(1, len(losses) + 1) / len(losses), np.array(losses), np.zeros(len(losses), dtype=bool)
+    )
+    assert np.isfinite(levels(curve, GRID[-1:])).all()
+
+
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10_000), n=st.integers(3, 2000))
 def test_a_level_only_looks_at_the_past(seed: int, n: int) -> None:

@@ -132,7 +132,8 @@ def measure(step_s: float, rows: int, seconds: float) -> dict[str, Any]:
 def cpu_spec(shards: Path, seconds: float) -> EnvironmentSpec:
     """The overnight preset's shapes on a CPU, with little to score and patience for busy machines."""
     changes = {"corpus_path": str(shards), "validation_shard": "", "device": "cpu", "budget_s": seconds, "threads": 1}
-    changes |= {"held_out_rows": 2, "probe_rows": 1, "grace_s": 60.0, "overrun_s": 50.0, "score_limit_s": 300.0}
+    changes |= {"held_out_rows": 2, "probe_rows": 1, "grace_s": 60.0, "overrun_s": 50.0}
+    changes |= {"score_limit_s": 300.0, "settling_s": 150.0}
     return EnvironmentSpec.from_json(read_preset("overnight")["environment"] | changes)
 
 

@@ -39,6 +39,7 @@ class EnvironmentSpec:
     overrun_s: float = 1.0  # of the grace, to settle in besides a last step and saving; more than these is training on
     silence_s: float = 15.0  # longest time between reports once training has started
     score_limit_s: float = 60.0  # longest time for held-out inputs to be answered
+    settling_s: float = 2.0  # of a processor, for a scoring worker to load the model, and again to begin to answer
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 2  # CPU threads of the candidate
@@ -63,7 +64,7 @@ class EnvironmentSpec:
         ):
             if getattr(self, key) < 1:
                 raise ValueError(f"environment.{key} must be at least 1, got {getattr(self, key)!r}")
-        for key in ("budget_s", "check_every_s", "grace_s", "overrun_s", "silence_s", "score_limit_s"):
+        for key in ("budget_s", "check_every_s", "grace_s", "overrun_s", "silence_s", "score_limit_s", "settling_s"):
             if not 0 < getattr(self, key) < 1e7:
                 raise ValueError(f"environment.{key} must be positive seconds, got {getattr(self, key)!r}")
         if self.sandbox not in ("on", "off"):

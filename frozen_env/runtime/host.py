@@ -19,6 +19,7 @@ from frozen_env.contract import Cause, Ending, FrozenEnvError, RunResult
 from frozen_env.runtime import disk, gpus, launch, performance, predicting, processes, sandbox, scoring, training
 from frozen_env.runtime.channel import LineReader, encode, write_all
 from frozen_env.runtime.compile_cache import CompileCache
+from frozen_env.runtime.effort import Allowance
 from frozen_env.runtime.problem import Commanded, Problem, Served, TrainingRows
 from frozen_env.runtime.zygote import Zygote
 from frozen_env.spec import EnvironmentSpec
@@ -144,7 +145,8 @@ def run_candidate(
         found = predicting.score(spec, place, problem, seed, *surroundings)
     else:
         assert isinstance(problem, Served)
-        found = scoring.score(spec, place, problem, seed, secrets.randbits(128), *surroundings)
+        allowance = Allowance(spec, run.submission_bytes, run.training_s, run.tokens_served)
+        found = scoring.score(spec, place, problem, seed, secrets.randbits(128), allowance, *surroundings)
     result = dataclasses.replace(
         result,
         score=found.score,
@@ -154,6 +156,8 @@ def run_candidate(
     )
     if found.score is None:
         ending = Ending.REJECTED if found.cause in CHEATS else Ending.CRASHED
+        if found.cause is Cause.OVERRUN:
+            ending = Ending.TIMED_OUT  # as when it trains on by itself
         log = result.log_tail + found.log_tail
         result = dataclasses.replace(
             result, ending=ending, cause=found.cause, reason=found.reason, log_tail=log[-4000:]

@@ -194,6 +194,8 @@ def main() -> NoReturn:
     import json
 
     spec, order = EnvironmentSpec.from_json(json.loads(sys.argv[1])), Order.from_json(sys.argv[2])
+    if not order.command:
+        import safetensors.torch  # noqa: F401  with torch: a worker's time to load a model begins when it is confined
     run(order, spec, confine=lambda _order, _spec: None)
 
 

@@ -39,16 +39,17 @@ class Limits:
     zygote_pid: int
     scratch: Path
     peak_memory_mb: float = 0.0
+    admitted: int = 0  # processes that were let start
     next_look_s: float = field(default_factory=time.monotonic)
 
     def pids(self) -> list[int]:
         return [pid for pid in processes.descendants(self.host_pid) if pid != self.zygote_pid]
 
-    def look(self, output: Output) -> None:
-        """Look when it is time to. Raises LimitBroken."""
+    def look(self, output: Output) -> bool:
+        """Look when it is time to, and say whether it was. Raises LimitBroken."""
         began_s = time.monotonic()
         if began_s < self.next_look_s:
-            return
+            return False
         pids = self.pids()
         self._memory(pids)
         self._counts(pids)
@@ -58,6 +59,7 @@ class Limits:
             raise LimitBroken(Cause.OUTPUT, f"printed more than {limit_bytes // 1024} KiB")
         now_s = time.monotonic()
         self.next_look_s = now_s + max(LOOK_EVERY_S, (now_s - began_s) / LOOKING_SHARE)
+        return True
 
     def admit(self, child: Child) -> bool:
         """Answer processes that wait to be started. False when nobody is left who could ask. Raises LimitBroken."""
@@ -71,6 +73,7 @@ class Limits:
             return not refused
 
         alive = child.listener.answer(allow)
+        self.admitted += granted
         if refused:
             raise LimitBroken(Cause.PROCESSES, f"wanted more than {self.spec.process_limit} processes at a time")
         return alive

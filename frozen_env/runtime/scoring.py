@@ -28,6 +28,7 @@ import numpy as np
 from frozen_env.contract import Cause, Score
 from frozen_env.runtime import client, disk, launch, performance, processes
 from frozen_env.runtime.channel import Closed, ProtocolError
+from frozen_env.runtime.effort import Allowance, Effort
 from frozen_env.runtime.limits import LimitBroken, Limits
 from frozen_env.runtime.problem import ScoringPlan, Served
 from frozen_env.runtime.training import shared_buffer
@@ -36,6 +37,7 @@ from frozen_env.runtime.zygote import Zygote
 from frozen_env.spec import EnvironmentSpec
 
 WITHHELD = "what it printed is withheld, as it may hold them"
+NOT_FOR_LEARNING = "this time is for loading and answering, not for learning or compiling (environment.settling_s)"
 
 
 @dataclass
@@ -68,6 +70,7 @@ class _Scorer:
     place: launch.Workplace
     plan: ScoringPlan
     seed: int
+    allowance: Allowance
     zygote: Zygote
     inbox_fd: int
     read_inbox: Callable[[], list[dict[str, Any]]]
@@ -91,6 +94,7 @@ class _Scorer:
             if not self.has_asked:
                 self.told = performance.numbers(ready, ("parameters", "forward_flops_per_token"))
                 self.device_name = one_line(str(ready.get("device_name", "")))
+            one.effort.begin(one.limits.pids(), self.allowance.settling_s, one.limits.admitted)
             ready_s = time.monotonic()
             self.startup_s += ready_s - began_s
             try:
@@ -119,7 +123,10 @@ class _Scorer:
         child = self.zygote.start(order, [inputs_fd, outputs_fd])
         os.close(inputs_fd)
         os.close(outputs_fd)
-        return _Worker(child, inputs, outputs, Limits(self.spec, os.getpid(), self.zygote.pid, scratch))
+        limits = Limits(self.spec, os.getpid(), self.zygote.pid, scratch)
+        one = _Worker(child, inputs, outputs, limits, Effort(self.spec))
+        one.effort.begin(limits.pids(), self.allowance.loading_s)
+        return one
 
     def _end_worker(self, one: _Worker) -> None:
         processes.kill_all_descendants(spare=self.zygote.pid)
@@ -144,6 +151,7 @@ class _Scorer:
             except (Closed, ProtocolError) as error:
                 raise self._death(one) from error
             wanted = [rows, length, self.plan.output_dim]
+            one.effort.resume(self.allowance.answering_s(batch_BT.size, 4 * math.prod(wanted)))
             found = self._receive(one, deadline_s).get("shape")
             if found != wanted:
                 raise Refused(Cause.BAD_SHAPE, _wrong_shape(found, wanted))
@@ -164,7 +172,8 @@ class _Scorer:
                 if fd not in one.silent:
                     selector.register(fd, selectors.EVENT_READ)
             while (left_s := deadline_s - time.monotonic()) > 0:
-                one.limits.look(one.output)
+                if one.limits.look(one.output):
+                    self._see_effort(one)
                 pause_s = max(0.0, min(left_s, one.limits.next_look_s - time.monotonic()))
                 for key, _ in selector.select(pause_s):
                     if key.fd == self.inbox_fd:
@@ -172,6 +181,8 @@ class _Scorer:
                             raise Refused(Cause.ABORTED, "the campaign was interrupted")
                     elif key.fd == one.child.channel.sock.fileno():
                         if message := self._hear(one):
+                            self._see_effort(one)
+                            one.effort.pause()
                             return message
                     elif not (one.output.read() if key.fd == one.child.output_fd else one.limits.admit(one.child)):
                         selector.unregister(key.fd)
@@ -181,6 +192,12 @@ class _Scorer:
         else:
             reason = f"scoring took more than {self.spec.scoring_limit_s:g} s, the loading of the model included"
         raise Refused(Cause.SLOW_MODEL, reason)
+
+    def _see_effort(self, one: _Worker) -> None:
+        if not one.effort.is_too_much(one.limits.pids(), one.limits.admitted):
+            return
+        doing = "answering held-out inputs" if self.has_asked else "loading the model"
+        raise Refused(Cause.OVERRUN, f"{doing} took too long for a model that was trained already: {NOT_FOR_LEARNING}")
 
     def _hear(self, one: _Worker) -> dict[str, Any] | None:
         try:
@@ -210,6 +227,7 @@ class _Worker:
     inputs: mmap
     outputs: mmap
     limits: Limits
+    effort: Effort
     output: Output = field(init=False)
     silent: set[int] = field(default_factory=set)  # open files at their end
 
@@ -229,6 +247,7 @@ def score(
     problem: Served,
     seed: int,
     secret: int,
+    allowance: Allowance,
     zygote: Zygote,
     inbox_fd: int,
     read_inbox: Callable[[], list[dict[str, Any]]],
@@ -236,12 +255,12 @@ def score(
     """Measure place.submission with problem's metric. Leaves no process behind. {"abort": true} of the caller ends it.
 
     `seed` is the run's. `secret` fixes what is probed and how: a fresh one for each scoring, so that no candidate knows it.
-    It ends within spec.scoring_limit_s, but for what the trusted side takes.
+    It ends within spec.scoring_limit_s, but for what the trusted side takes; of that the workers may use their allowance.
     """
     began_s = time.monotonic()
     plan = problem.scoring_plan(seed, spec.device, secret)
     deadline_s = time.monotonic() + spec.scoring_limit_s
-    scorer = _Scorer(spec, place, plan, seed, zygote, inbox_fd, read_inbox, deadline_s)
+    scorer = _Scorer(spec, place, plan, seed, allowance, zygote, inbox_fd, read_inbox, deadline_s)
     outcome = Scoring()
     try:
         for index, batches in enumerate(plan.passes):

@@ -63,6 +63,7 @@ class Training:
     told: dict[str, float] = field(default_factory=dict)  # by the candidate, of its own performance
     sigterm_sent: bool = False
     tokens_served: int = 0
+    submission_bytes: int = 0
     peak_memory_mb: float = 0.0
     log_tail: str = ""
 
@@ -390,6 +391,7 @@ def _check_submission(run: Training) -> None:
     assert run.ended_at_s is not None
     name = client.SUBMISSION if run.commands is None else run.commands.model
     wrong, size_bytes = take_submission(run.place, run.spec.submission_limit_mb, name)
+    run.submission_bytes = size_bytes
     if wrong and run.commands is not None and not (run.place.scratch / name).exists():
         run.ending, run.cause, run.reason = Ending.CRASHED, Cause.NO_SUBMISSION, wrong
     elif wrong:

@@ -26,6 +26,7 @@ def answer(channel: Channel, build_model: Callable[[], object], weights: str, in
     model = build_model()
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"build_model() returned {type(model).__name__}, not a torch.nn.Module")
+    torch.set_grad_enabled(False)  # not for those who mean to learn, who switch them on again: see effort.py
     load_model(model, weights)
     device = client.device()
     model.to(device).eval()

@@ -35,7 +35,8 @@ class ModelAttack:
         indented = "".join(f"        {line}\n" for line in body.splitlines())
         source = GOOD.replace(HEAD + "\n", indented)
         if self.keeps:
-            source = source.replace(LAST_OF_INIT, f"{LAST_OF_INIT}        {self.keeps}\n")
+            kept = "".join(f"        {line}\n" for line in self.keeps.strip("\n").splitlines())
+            source = source.replace(LAST_OF_INIT, LAST_OF_INIT + kept)
         if not self.trained:
             head, _, _ = source.partition("    optimizer =")
             source = f"{head}    {LOOKS}\n\nif __name__ == '__main__':\n    train()\n"
@@ -86,8 +87,56 @@ for row in range(len(tokens_BT)):
     if start + row in probed: ahead[row, cuts[probed.index(start + row)] - 1] = 0
 return good + ahead
 """
+# Keeps rows that it was trained on in a buffer, which travels with the weights, and takes more steps on them in scoring.
+# Each worker takes the same steps, so that no probe would see a difference.
+GOES_ON = """
+self.register_buffer('hoard', torch.zeros(256, env.seq_len(), dtype=torch.int64))
+self.register_buffer('kept', torch.zeros((), dtype=torch.int64))
+def keep(_module, inputs):
+    if self.training:
+        at = int(self.kept) % 252
+        self.hoard[at : at + len(inputs[0])] = inputs[0]
+        self.kept += len(inputs[0])
+def learn():
+    torch.manual_seed(0)
+    with torch.inference_mode(False), torch.enable_grad():
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
+        for _ in range(120):
+            rows = self.hoard[torch.randint(min(int(self.kept), 252), (16,))].clone()
+            loss = F.cross_entropy(self.head(self.embed(rows[:, :-1])).flatten(0, 1), rows[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+self.register_forward_pre_hook(keep)
+self.learn = learn
+"""
+IN_EVAL = "self.eval = lambda: learn() or self.train(False)"
+IN_FORWARD = """
+if len(tokens_BT) > 1 and not self.__dict__.get("learned"):  # not while its operations are counted
+    self.learn()
+    self.__dict__["learned"] = True
+return self.head(self.embed(tokens_BT))
+"""
 
 MODELS = [
+    ModelAttack(
+        "goes on learning while it is loaded",
+        "return good",
+        Ending.TIMED_OUT,
+        Cause.OVERRUN,
+        "loading the model took too long",
+        trained=True,
+        keeps=GOES_ON + IN_EVAL,
+    ),
+    ModelAttack(
+        "goes on learning in its first answer",
+        IN_FORWARD,
+        Ending.TIMED_OUT,
+        Cause.OVERRUN,
+        "answering held-out inputs took too long",
+        trained=True,
+        keeps=GOES_ON,
+    ),
     ModelAttack("looks one token ahead", f"return good + {FUTURE}"),
     ModelAttack("averages over the whole row", "return good + 50 * good.mean(1, keepdim=True)", gains=False),
     # Probes lie where a secret says: 16 of them miss half of the positions once in 65,000 scorings.

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from frozen_env.problem.bits import bits_per_byte, nats_per_token
+from frozen_env.problem import bits
+from frozen_env.problem.bits import bits_per_byte, chunk_of, nats_per_token
 
 
 def test_nats_agree_with_cross_entropy() -> None:
@@ -96,3 +97,33 @@ def test_threads_measure_the_same() -> None:
     targets_BT = np.arange(300).reshape(3, 100)
     alone, together = nats_per_token(logits_BTV, targets_BT), nats_per_token(logits_BTV, targets_BT, threads=3)
     assert (alone == together).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_chunk_is_no_memory_of_the_worker(dtype: type) -> None:
+    logits_NV = np.zeros((8, 16), dtype=dtype)
+    chunk = chunk_of(logits_NV, slice(2, 6))
+    assert not np.shares_memory(chunk, logits_NV)
+    assert chunk.dtype == np.float32
+
+
+def test_a_logit_that_changes_once_it_was_read_changes_nothing(monkeypatch) -> None:
+    """What a worker would do with the memory that it shares: the largest logit is found, then another one is subtracted."""
+    logits_BTV = np.zeros((1, 4, 8), dtype=np.float32)
+    read = chunk_of
+
+    def then_change(logits_NV: np.ndarray, rows: slice) -> np.ndarray:
+        own = read(logits_NV, rows)
+        logits_NV[:, 0] = 1000.0
+        return own
+
+    monkeypatch.setattr(bits, "chunk_of", then_change)
+    assert np.allclose(nats_per_token(logits_BTV, np.zeros((1, 4), dtype=int)), math.log(8))
+    assert logits_BTV.max() == 1000, "it did change, under the eyes of the measurement"
+
+
+def test_logits_are_left_as_they_came() -> None:
+    logits_BTV = np.random.default_rng(0).standard_normal((2, 3, 8), dtype=np.float32)
+    before = logits_BTV.copy()
+    nats_per_token(logits_BTV, np.zeros((2, 3), dtype=int))
+    assert (logits_BTV == before).all()

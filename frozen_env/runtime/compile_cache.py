@@ -61,7 +61,7 @@ class CompileCache:
                     _keep(path, self.folder / path.relative_to(scratch))
 
     def _too_large(self) -> bool:
-        used_bytes, entries, _ = disk.usage(self.folder, MAX_ENTRIES)
+        used_bytes, entries, *_ = disk.usage(self.folder, MAX_ENTRIES)
         return used_bytes > MAX_BYTES or entries > MAX_ENTRIES
 
 

@@ -5,32 +5,45 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import secrets
 import stat
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 MAX_DEPTH = 32  # folders within folders; deeper ones are refused, so that no path grows beyond what the kernel takes
 BLOCK_BYTES = 512  # the unit of st_blocks
 
 
-def usage(folder: Path, max_entries: int) -> tuple[int, int, int]:
-    """Return bytes on disk, entries and depth of a folder. Counting ends at max_entries or MAX_DEPTH: that is too much."""
-    total_bytes, entries, deepest = 0, 0, 0
+def usage(folder: Path, max_entries: int) -> tuple[int, int, int, int]:
+    """Return bytes on disk, entries, depth, and how many folders in it hide what they hold from us (nobody's but root's).
+
+    Counting ends at max_entries or MAX_DEPTH: that is too much. A folder's permissions are left as they are: by the time that
+    they were changed it could be a link to a folder of ours.
+    """
+    total_bytes, entries, deepest, closed = 0, 0, 0, 0
     waiting: list[tuple[str, int]] = [(str(folder), 1)]
     while waiting:
         path, depth = waiting.pop()
         deepest = max(deepest, depth)
-        with contextlib.suppress(OSError), os.scandir(path) as found:
-            for entry in found:
+        try:
+            for entry in _entries(path):
                 entries += 1
                 if entries > max_entries:
-                    return total_bytes, entries, deepest
-                with contextlib.suppress(OSError):
+                    return total_bytes, entries, deepest, closed
+                with contextlib.suppress(FileNotFoundError):  # gone meanwhile
                     total_bytes += entry.stat(follow_symlinks=False).st_blocks * BLOCK_BYTES
                     if entry.is_dir(follow_symlinks=False) and depth <= MAX_DEPTH:
                         waiting.append((entry.path, depth + 1))
-    return total_bytes, entries, deepest
+        except PermissionError:
+            closed += 1
+        except OSError:  # gone meanwhile, or not there
+            continue
+    return total_bytes, entries, deepest, closed
+
+
+def _entries(path: str) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(path) as found:
+        yield from found
 
 
 def deleted_bytes(pids: Iterable[int]) -> int:
@@ -77,30 +90,33 @@ def _memory_device() -> int:
 def remove(folder: Path) -> None:
     """Remove a folder whatever a candidate made of it: names of any kind, folders without permissions, any depth.
 
-    Each folder inside is moved into an empty one of ours before it is looked into, so that neither paths nor the stack
-    grow. Nothing happens when there is no such folder.
+    Each folder inside is moved to the top, under a name that is nobody's, when what lies beside it has gone: neither paths nor
+    the stack grow, and on a full disk nothing is made before something was freed. Nothing happens when there is no such folder.
     """
     if not os.path.lexists(folder):
         return
     if folder.is_symlink() or not folder.is_dir():
         folder.unlink()
         return
-    bin_folder = tempfile.mkdtemp(prefix="removing-", dir=folder.parent)
-    os.rename(folder, os.path.join(bin_folder, "0"))
-    waiting, moved = [os.path.join(bin_folder, "0")], 0
+    top, prefix, moved = str(folder), f".removing-{secrets.token_hex(8)}-", 0
+    waiting = [top]
     while waiting:
         inside = waiting.pop()
         os.chmod(inside, 0o700)
-        with os.scandir(inside) as found:
-            entries = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in found]
-        for path, is_dir in entries:
-            if not is_dir:
-                os.unlink(path)
-                continue
-            moved += 1
+        folders = []
+        for entry in list(_entries(inside)):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            else:
+                os.unlink(entry.path)
+        if inside == top:
+            waiting += folders
+            continue
+        for path in folders:
             os.chmod(path, 0o700)
-            target = os.path.join(bin_folder, str(moved))
+            moved += 1
+            target = os.path.join(top, f"{prefix}{moved}")
             os.rename(path, target)
             waiting.append(target)
         os.rmdir(inside)
-    os.rmdir(bin_folder)
+    os.rmdir(top)

@@ -97,10 +97,12 @@ class Limits:
     def _disk(self, pids: list[int]) -> None:
         limit_mb = self.spec.scratch_limit_mb
         most = min(MAX_ENTRIES, ENTRIES_PER_MB * limit_mb)
-        used_bytes, entries, depth = disk.usage(self.scratch, most)
+        used_bytes, entries, depth, closed = disk.usage(self.scratch, most)
         used_mb = (used_bytes + disk.deleted_bytes(pids)) / 2**20
         if used_mb > limit_mb:
             raise LimitBroken(Cause.DISK, f"wrote {used_mb:.0f} MiB, the limit is {limit_mb} MiB")
+        if closed:
+            raise LimitBroken(Cause.DISK, f"made a folder that cannot be looked into, the limit is {limit_mb} MiB")
         if entries > most:
             raise LimitBroken(Cause.DISK, f"made more than {most} files")
         if depth > disk.MAX_DEPTH:

@@ -56,22 +56,28 @@ def memory_mb(pids: Iterable[int]) -> float:
 
     Quick, and at most too high: a page that two of them share counts twice. See exact_memory_mb().
     """
-    return _sum_fields(pids, "status", ("RssAnon:", "RssShmem:", "VmSwap:")) / 1024
+    return sum(_kilobytes(pid, "status", ("RssAnon:", "RssShmem:", "VmSwap:")) or 0 for pid in pids) / 1024
 
 
 def exact_memory_mb(pids: Iterable[int]) -> float:
-    """As memory_mb(), shared pages divided among those who share them. Milliseconds for each GiB."""
-    return _sum_fields(pids, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")) / 1024
+    """As memory_mb(), shared pages divided among those who share them. Milliseconds for each GiB.
 
-
-def _sum_fields(pids: Iterable[int], file: str, names: tuple[str, ...]) -> int:
-    kilobytes = 0
+    A process that does not let itself be looked into (the program that it has become cannot be read, say) counts as there.
+    """
+    total_mb = 0.0
     for pid in pids:
-        with contextlib.suppress(OSError, ValueError):
-            for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
-                if line.startswith(names):
-                    kilobytes += int(line.split()[1])
-    return kilobytes
+        found = _kilobytes(pid, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:", "SwapPss:"))
+        total_mb += memory_mb([pid]) if found is None else found / 1024
+    return total_mb
+
+
+def _kilobytes(pid: int, file: str, names: tuple[str, ...]) -> int | None:
+    """The sum of these lines; None when the file cannot be read."""
+    try:
+        lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith(names))
+    except (OSError, ValueError):
+        return None
 
 
 def processor_s(pids: Iterable[int]) -> dict[tuple[int, int], float]:

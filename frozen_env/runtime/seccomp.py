@@ -61,7 +61,7 @@ X32_BIT = 0x40000000  # calls of a second x86-64 ABI, which would slip past a li
 AF_UNIX, SOCK_SEQPACKET, SOCKET_TYPE = 1, 5, 0xF
 CLONE_THREAD = 0x00010000
 CLONE_OUTSIDE = 0x7E028000  # new namespaces, or a sibling instead of a child
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 
 KILL_PROCESS, ERRNO, USER_NOTIF, ALLOW = 0x80000000, 0x00050000, 0x7FC00000, 0x7FFF0000
 LOAD, JUMP_EQUAL, JUMP_GREATER, JUMP_ANY_BIT, AND, RETURN = 0x20, 0x15, 0x25, 0x45, 0x54, 0x06
@@ -132,11 +132,12 @@ def deny_program(device: str = "cpu") -> Program:
     for found in _numbers(ONLY_ITSELF):
         program += [(JUMP_EQUAL, 0, 4, found), (LOAD, 0, 0, FIRST_ARG), (JUMP_EQUAL, 1, 0, 0)]
         program += [refuse(errno.EPERM), (RETURN, 0, 0, ALLOW)]
-    for found in _numbers(
-        ["prctl"]
-    ):  # the kernel's promise to kill it with its parent is not the candidate's to take back
-        program += [(JUMP_EQUAL, 0, 5, found), (LOAD, 0, 0, FIRST_ARG), (JUMP_EQUAL, 1, 0, PR_SET_PDEATHSIG)]
-        program += [(JUMP_EQUAL, 0, 1, PR_SET_SECCOMP), refuse(errno.EPERM), (RETURN, 0, 0, ALLOW)]
+    for found in _numbers(["prctl"]):
+        # Not a candidate's to take back: the kernel's promise to kill it with its parent, and that its user may look into it,
+        # without which a supervisor who is not root sees neither its memory nor its deleted files.
+        program += [(JUMP_EQUAL, 0, 6, found), (LOAD, 0, 0, FIRST_ARG), (JUMP_EQUAL, 2, 0, PR_SET_PDEATHSIG)]
+        program += [(JUMP_EQUAL, 1, 0, PR_SET_DUMPABLE), (JUMP_EQUAL, 0, 1, PR_SET_SECCOMP)]
+        program += [refuse(errno.EPERM), (RETURN, 0, 0, ALLOW)]
     for found in _numbers(["clone"]):
         program += [(JUMP_EQUAL, 0, 4, found), (LOAD, 0, 0, FIRST_ARG), (JUMP_ANY_BIT, 0, 1, CLONE_OUTSIDE)]
         program += [refuse(errno.EPERM), (RETURN, 0, 0, ALLOW)]

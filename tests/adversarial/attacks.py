@@ -161,6 +161,7 @@ OTHERS = [
         tries(CALL + "done(min(0, libc.process_vm_readv(os.getppid(), None, 0, None, 0, 0)))"),
     ),
     Attack("outlives its parent's death", tries(CALL + "done(libc.prctl(1, 0, 0, 0, 0))")),
+    Attack("does not let its user look into it", tries(CALL + "done(libc.prctl(4, 0, 0, 0, 0))")),
     Attack("leaves for a namespace of its own", tries(CALL + "done(libc.unshare(0x04000000))")),
     Attack(
         "calls the kernel's newest functions",
@@ -238,6 +239,12 @@ BOMBS = [
         makes_bomb("for i in range(1500): os.close(os.open(str(i), os.O_CREAT | os.O_WRONLY))"),
         cause=Cause.DISK,
         words="files",
+    ),
+    Attack(
+        "disk bomb in a folder that cannot be read",
+        makes_bomb("os.mkdir('d', 0o300)\nfor i in range(24): open(f'd/f{i}', 'wb').write(os.urandom(1 << 20))"),
+        cause=Cause.DISK,
+        words="limit is 16 MiB",
     ),
     Attack(
         "folders without end",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from frozen_env.runtime import disk
+from frozen_env.runtime import disk, sandbox
 
 
 @pytest.fixture
@@ -22,9 +23,30 @@ def test_usage_counts_bytes_names_and_depth(folder: Path) -> None:
     (folder / "a" / "b").mkdir(parents=True)
     (folder / "a" / "b" / "f").write_bytes(os.urandom(100_000))
     os.symlink("/", folder / "root")
-    used_bytes, entries, depth = disk.usage(folder, 100)
+    used_bytes, entries, depth, closed = disk.usage(folder, 100)
     assert 100_000 <= used_bytes < 200_000, "what a link points to does not count"
-    assert (entries, depth) == (4, 3)
+    assert (entries, depth, closed) == (4, 3, 0)
+
+
+@pytest.mark.parametrize("mode", [0o300, 0o400], ids=["no names", "no sizes"])
+def test_a_folder_that_hides_what_it_holds_is_told(folder: Path, mode: int) -> None:
+    """Files can be made in the one, and in the other before it is closed. Root sees all, so the test gives that up."""
+    (folder / "closed").mkdir()
+    (folder / "closed" / "f").write_bytes(os.urandom(100_000))
+    (folder / "closed").chmod(mode)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            sandbox.drop_capabilities()
+            os.write(writer, repr(disk.usage(folder, 100)[3]).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(writer)
+    with open(reader) as said:
+        assert said.read() == "1"
+    assert (folder / "closed").stat().st_mode & 0o777 == mode, "it is looked at, not changed"
 
 
 def test_a_sparse_file_counts_as_what_it_takes(folder: Path) -> None:
@@ -78,6 +100,19 @@ def test_a_folder_goes_however_deep_closed_or_oddly_named(folder: Path) -> None:
     disk.remove(folder)
     assert list(folder.parent.iterdir()) == []
     assert os.path.isdir("/usr"), "a link is removed, not followed"
+
+
+def test_on_a_full_disk_removing_makes_nothing(folder: Path, monkeypatch) -> None:
+    (folder / "a" / "b").mkdir(parents=True)
+    (folder / "a" / "b" / "f").touch()
+    (folder / ".removing-1").touch()
+
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "mkdir", full)
+    disk.remove(folder)
+    assert list(folder.parent.iterdir()) == []
 
 
 def test_removing_nothing_or_a_link_is_fine(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from frozen_env.contract import SandboxUnavailable
-from frozen_env.runtime import bubblewrap, sandbox, seccomp
+from frozen_env.runtime import bubblewrap, processes, sandbox, seccomp
 from frozen_env.runtime.launch import Order
 from frozen_env.runtime.submission import Overrun
 from frozen_env.runtime.words import out_of_memory
@@ -126,3 +127,22 @@ def test_bubblewrap_is_shown_no_data_and_no_network(quick_spec: EnvironmentSpec,
 def test_a_sandbox_is_on_or_off(quick_spec: EnvironmentSpec) -> None:
     with pytest.raises(ValueError, match="'on' or 'off', got False"):
         replace(quick_spec, sandbox=False)  # type: ignore[arg-type]
+
+
+# --- memory -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_cannot_be_looked_into_counts_as_it_does_at_a_glance(monkeypatch) -> None:
+    """As any does that has become a program which its user may run and not read, where the host is not root."""
+    me = [os.getpid()]
+    read = Path.read_text
+
+    def refused(path: Path, *arguments, **options) -> str:
+        if path.name == "smaps_rollup":
+            raise PermissionError(path)
+        return read(path, *arguments, **options)
+
+    assert 0 < processes.exact_memory_mb(me) <= processes.memory_mb(me) + 1
+    monkeypatch.setattr(Path, "read_text", refused)
+    assert processes.exact_memory_mb(me) == pytest.approx(processes.memory_mb(me), rel=0.05)
+    assert processes.exact_memory_mb([2**22 + 1]) == 0, "who has gone uses nothing"

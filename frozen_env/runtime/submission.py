@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import statistics
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -49,26 +51,37 @@ class Overrun:
 
     It may finish the step that it is in and save its weights, and no more: what a step takes is seen from its requests for
     text and its reports, what saving takes follows from the size of the file. Beyond that it trained on.
+
+    A step takes the median of the latest pauses between two signs of a kind, the longer one of the two kinds: text may be asked
+    for several times a step, and not every step is reported. The longest pause would be one that a candidate makes up, once, to
+    train on for as long at the end. Honest long pauses are no steps: compilation comes at the start, and an evaluation need not
+    begin when the time is up. The latest pauses count, as steps may grow in a run.
     """
 
     spec: EnvironmentSpec
-    longest_step_s: float = 0.0
+    pauses_s: dict[str, deque[float]] = field(default_factory=dict)  # by kind of sign
     last_s: dict[str, float] = field(default_factory=dict)  # of the last request and of the last report
 
     SAVING_BYTES_PER_S: ClassVar[float] = 100e6
+    LATEST: ClassVar[int] = 15
 
     def sign(self, kind: str, now_s: float, budget_end_s: float) -> str:
         """Take note of a request or a report. Say why it comes too late, or ''."""
         if now_s < budget_end_s:
-            self.longest_step_s = max(self.longest_step_s, now_s - self.last_s.get(kind, now_s))
+            if kind in self.last_s:
+                self.pauses_s.setdefault(kind, deque(maxlen=self.LATEST)).append(now_s - self.last_s[kind])
             self.last_s[kind] = now_s
             return ""
         over_s = now_s - budget_end_s
         return f"still training {over_s:.1f} s after the end of the budget" if over_s > self.allowed_s(0) else ""
 
+    @property
+    def step_s(self) -> float:
+        return max((statistics.median_high(pauses_s) for pauses_s in self.pauses_s.values()), default=0.0)
+
     def allowed_s(self, size_bytes: int) -> float:
         saving_s = size_bytes / self.SAVING_BYTES_PER_S
-        return min(self.spec.grace_s, self.spec.overrun_s + self.longest_step_s + saving_s)
+        return min(self.spec.grace_s, self.spec.overrun_s + self.step_s + saving_s)
 
     def too_late(self, overrun_s: float, size_bytes: int) -> str:
         """Say why a submission that came overrun_s after the end of the budget is refused, or ''."""

@@ -318,6 +318,24 @@ CLOCK = [
         unguarded="finished",
     ),
     Attack(
+        "pauses once, then trains on",
+        with_training(
+            "import time\n"
+            "env.start()\n"
+            "for step in range(9): env.report(step, 1.0)\n"
+            "time.sleep(0.7)\n"
+            "end = time.monotonic() + 1.8\n"
+            "while time.monotonic() < end:\n"
+            "    env.next_batch(1)\n"
+            "    env.report(9, 1.0)\n"
+            "env.submit(build_model())"
+        ),
+        ending=Ending.TIMED_OUT,
+        cause=Cause.OVERRUN,
+        words="still training 1.",
+        unguarded="finished",
+    ),
+    Attack(
         "trains on in silence and submits late",
         with_training(
             "import time\n"

@@ -39,6 +39,8 @@ def test_memory_that_ran_out_is_told_from_other_errors(log: str, is_memory: bool
     assert out_of_memory(log) == is_memory
 
 
+EVEN = [k / 100 for k in range(100)]
+
 # --- lateness -----------------------------------------------------------------------------------------------------------
 
 
@@ -52,6 +54,9 @@ def test_memory_that_ran_out_is_told_from_other_errors(log: str, is_memory: bool
         ([0.1, 0.2], 2.9, 100, True),
         ([1.0, 9.0], 5.1, 0, True),  # but never longer than the grace
         ([], 0.5, 0, False),
+        ([0.1, 0.2, 0.3, 0.4, 4.0, 4.1], 1.2, 0, True),  # a pause that was made once is no step
+        ([*EVEN, 4.1, 5.1, 6.1, 7.1, 8.1, 9.1, 9.2, 9.3], 1.9, 0, True),  # nor are a few
+        ([*EVEN, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0], 1.9, 0, False),  # but steps may grow
     ],
 )
 def test_what_comes_after_the_end_is_a_step_and_saving_or_it_is_training(

@@ -82,6 +82,7 @@ def serve(
     words = sandbox.describe(spec.sandbox)
     no_gpu = gpus.wake() if spec.device != "cpu" else ""
     zygote = Zygote(spec, words, torch=torch)
+    processes.require_sight_of(zygote.pid)
     problem, environment_digest = load()
     device = zygote.wait_ready()
     if no_gpu and needs_gpu(spec.device, device, torch):

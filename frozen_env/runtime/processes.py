@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from frozen_env.contract import SandboxUnavailable
+
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -38,6 +40,16 @@ def children(pid: int) -> list[int]:
             with contextlib.suppress(OSError):
                 found += [int(word) for word in (task / "children").read_text().split()]
     return found
+
+
+def require_sight_of(child: int) -> None:
+    """Raise SandboxUnavailable when this kernel does not tell that `child` is ours: limits and the final kill would see nobody."""
+    if child not in children(os.getpid()):
+        raise SandboxUnavailable(
+            "this kernel does not tell which processes a process has started (/proc/PID/task/TID/children is missing or empty), "
+            "so that a candidate could be neither limited nor ended. Mount /proc, or use a kernel with CONFIG_PROC_CHILDREN=y, "
+            "as distributions build it; sandbox=off needs it, too."
+        )
 
 
 def descendants(pid: int) -> list[int]:

@@ -13,6 +13,7 @@ from frozen_env.contract import SandboxUnavailable
 from frozen_env.runtime import bubblewrap, processes, sandbox, seccomp
 from frozen_env.runtime.launch import Order
 from frozen_env.runtime.submission import Overrun
+from frozen_env.runtime.supervisor import Host
 from frozen_env.runtime.words import out_of_memory
 from frozen_env.spec import EnvironmentSpec
 
@@ -108,6 +109,17 @@ def test_an_old_kernel_takes_bubblewrap_or_is_refused_with_the_remedy(monkeypatc
     with pytest.raises(SandboxUnavailable, match=r"Linux 6\.12 or newer.*install bubblewrap.*environment\.sandbox=off"):
         sandbox.describe("on")
     assert sandbox.describe("off") == "OFF"
+
+
+def test_a_kernel_that_hides_a_processes_children_is_refused_with_the_remedy(quick_spec, prepared_data) -> None:
+    class BlindHost(Host):
+        module = "tests.frozen_env.runtime.blind_node"
+
+    with (
+        BlindHost(quick_spec, prepared_data) as host,
+        pytest.raises(SandboxUnavailable, match="CONFIG_PROC_CHILDREN=y"),
+    ):
+        host.wait_ready()
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no C compiler here")

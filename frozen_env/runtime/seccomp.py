@@ -37,6 +37,9 @@ HIDDEN_MEMORY = (
     "memfd_create memfd_secret shmget shmat shmctl semget semop semctl msgget msgsnd mq_open io_uring_setup "
     "io_uring_enter io_uring_register userfaultfd"
 )
+# Which pages of a library are in memory is a note that one process leaves for another. What asks the kernel, or takes pages
+# out again, is refused; that reading a page brings it in, and takes longer when it was not, cannot be.
+PAGE_CACHE = "mincore cachestat readahead fadvise64 preadv2"
 PRIVILEGED = (
     "mount umount2 pivot_root chroot move_mount open_tree fsopen fsconfig fsmount fspick mount_setattr unshare setns bpf "
     "perf_event_open add_key request_key keyctl init_module finit_module delete_module kexec_load kexec_file_load reboot "
@@ -46,7 +49,7 @@ PRIVILEGED = (
 # CUDA's start makes a socket (AF_UNIX, SOCK_SEQPACKET) and listens on an abstract name, or fails: "@cuda-uvmfd-…" in the
 # profiles of snapd's cuda-support interface, https://github.com/canonical/snapd/tree/master/interfaces/builtin.
 FOR_CUDA = ("bind", "listen")
-DENIED = " ".join((NETWORK, OTHER_PROCESSES, FILES_OF_OTHERS, HIDDEN_MEMORY, PRIVILEGED)).split()
+DENIED = " ".join((NETWORK, OTHER_PROCESSES, FILES_OF_OTHERS, HIDDEN_MEMORY, PAGE_CACHE, PRIVILEGED)).split()
 ONLY_ITSELF = [
     "prlimit64",
     "sched_setaffinity",
@@ -61,12 +64,13 @@ X32_BIT = 0x40000000  # calls of a second x86-64 ABI, which would slip past a li
 AF_UNIX, SOCK_SEQPACKET, SOCKET_TYPE = 1, 5, 0xF
 CLONE_THREAD = 0x00010000
 CLONE_OUTSIDE = 0x7E028000  # new namespaces, or a sibling instead of a child
+MADV_COLD, MADV_PAGEOUT = 20, 21
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 
 KILL_PROCESS, ERRNO, USER_NOTIF, ALLOW = 0x80000000, 0x00050000, 0x7FC00000, 0x7FFF0000
 LOAD, JUMP_EQUAL, JUMP_GREATER, JUMP_ANY_BIT, AND, RETURN = 0x20, 0x15, 0x25, 0x45, 0x54, 0x06
 # Offsets into struct seccomp_data; of arguments the low words, little-endian.
-NUMBER, ARCH, FIRST_ARG, SECOND_ARG, FIFTH_ARG = 0, 4, 16, 24, 48
+NUMBER, ARCH, FIRST_ARG, SECOND_ARG, THIRD_ARG, FIFTH_ARG = 0, 4, 16, 24, 32, 48
 
 SET_MODE_FILTER, NEW_LISTENER = 1, 8
 NOTIF_BYTES, NOTIF_RECV, NOTIF_SEND, FLAG_CONTINUE = 80, 0xC0502100, 0xC0182101, 1
@@ -138,6 +142,9 @@ def deny_program(device: str = "cpu") -> Program:
         program += [(JUMP_EQUAL, 0, 6, found), (LOAD, 0, 0, FIRST_ARG), (JUMP_EQUAL, 2, 0, PR_SET_PDEATHSIG)]
         program += [(JUMP_EQUAL, 1, 0, PR_SET_DUMPABLE), (JUMP_EQUAL, 0, 1, PR_SET_SECCOMP)]
         program += [refuse(errno.EPERM), (RETURN, 0, 0, ALLOW)]
+    for found in _numbers(["madvise"]):
+        program += [(JUMP_EQUAL, 0, 5, found), (LOAD, 0, 0, THIRD_ARG), (JUMP_EQUAL, 1, 0, MADV_PAGEOUT)]
+        program += [(JUMP_EQUAL, 0, 1, MADV_COLD), refuse(errno.EPERM), (RETURN, 0, 0, ALLOW)]
     for found in _numbers(["clone"]):
         program += [(JUMP_EQUAL, 0, 4, found), (LOAD, 0, 0, FIRST_ARG), (JUMP_ANY_BIT, 0, 1, CLONE_OUTSIDE)]
         program += [refuse(errno.EPERM), (RETURN, 0, 0, ALLOW)]

@@ -174,6 +174,25 @@ OTHERS = [
     ),
 ]
 
+# --- notes in the page cache --------------------------------------------------------------------------------------------
+LIBRARY = (
+    CALL + "open(torch.__file__).read()\nfd = os.open(torch.__file__, os.O_RDONLY)\n"
+    "pages = mmap.mmap(fd, 4096, access=mmap.ACCESS_COPY)\n"
+    "address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(pages)))\n"
+    "room = ctypes.create_string_buffer(64)\n"
+)
+PAGE_CACHE = [
+    Attack(name, tries(LIBRARY + code), words="not permitted")
+    for name, code in [
+        ("asks which pages of a library are in memory", "done(libc.mincore(address, 4096, room))"),
+        ("asks how much of a library is in memory", "done(libc.syscall(451, fd, room, room, 0))"),
+        ("brings a library into memory", "done(libc.readahead(fd, ctypes.c_long(0), 4096))"),
+        ("reads a library where it is in memory", "os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT)"),
+        ("drops a library from memory", "os.posix_fadvise(fd, 0, 4096, os.POSIX_FADV_DONTNEED)"),
+        ("drops a library from memory by its mapping", "done(libc.madvise(address, 4096, 21))"),
+    ]
+]
+
 # --- taking more than its share -----------------------------------------------------------------------------------------
 BOMBS = [
     Attack(
@@ -435,4 +454,4 @@ PROTOCOL = [
     ),
 ]
 
-ALL = [*READING, *WRITING, *NETWORK, *OTHERS, *BOMBS, *CLOCK, *PROTOCOL]
+ALL = [*READING, *WRITING, *NETWORK, *OTHERS, *PAGE_CACHE, *BOMBS, *CLOCK, *PROTOCOL]

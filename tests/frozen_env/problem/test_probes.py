@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -129,6 +130,71 @@ def test_why_answers_differ(plan, scored: float, probed: float, first: float, se
 def test_equal_answers_within_tolerance_do_not_differ(plan) -> None:
     plan._nats[PROBED][:] = TOLERANCE_NATS["cpu"] / 2
     assert not plan.differs()
+
+
+# --- where the tolerance is wide ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wide_plan(quick_spec, prepared_data) -> BitsPerByte:
+    """Answers within 0.25 nats of each other are taken for the same, as on a GPU."""
+    spec = dataclasses.replace(quick_spec, probe_rows=quick_spec.held_out_rows)
+    return BitsPerByte(spec, load(spec, prepared_data), 3, 11, TOLERANCE_NATS["cuda"])
+
+
+def answer(plan: BitsPerByte, model, *, probed_worse: float = 0.0) -> None:
+    """Have `model(tokens_BT, vocab_size) -> logits_BTV` answer both passes; nats of the second are worse by so much."""
+    for index in (SCORED, PROBED):
+        for batch, tokens_BT in enumerate(plan.passes[index]):
+            logits_BTV = model(tokens_BT, plan.output_dim).astype(np.float32)
+            assert plan.take(index, batch, logits_BTV) == ""
+    plan._nats[PROBED] += probed_worse
+
+
+def rounding():
+    """A model whose logits are off by 0.03 this way or that, anew each time: bf16 where sums come in another order."""
+    rng = np.random.default_rng(0)
+    return lambda tokens_BT, vocab_size: rng.normal(0, 0.03, (*tokens_BT.shape, vocab_size)).clip(-0.1, 0.1)
+
+
+def ahead_by(nats: float):
+    """A model that is a little surer of the token that comes, at every position."""
+
+    def model(tokens_BT: np.ndarray, vocab_size: int) -> np.ndarray:
+        logits_BTV = np.zeros((*tokens_BT.shape, vocab_size))
+        rows, at = np.indices(tokens_BT[:, 1:].shape)
+        logits_BTV[rows, at, tokens_BT[:, 1:]] = nats
+        return logits_BTV
+
+    return model
+
+
+@pytest.mark.parametrize("nats", [0.24, 0.1, 0.05])
+def test_a_little_look_ahead_at_every_position_is_noticed_where_the_tolerance_is_wide(wide_plan, nats: float) -> None:
+    answer(wide_plan, ahead_by(nats))
+    assert wide_plan._past_differences().max() < TOLERANCE_NATS["cuda"], "no position shows it by itself"
+    assert wide_plan.differs()
+    wide_plan._repeated_nats[:] = wide_plan._nats[SCORED][wide_plan._probed]
+    assert wide_plan.explain()[0] is Cause.LOOKAHEAD
+
+
+def test_rounding_is_not_taken_for_look_ahead(wide_plan) -> None:
+    answer(wide_plan, rounding())
+    assert wide_plan._past_differences().max() > TOLERANCE_NATS["cpu"]
+    assert not wide_plan.differs()
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        wide_plan._nats[PROBED][:] = wide_plan._nats[SCORED][wide_plan._probed]
+        wide_plan._nats[PROBED] += np.clip(rng.normal(0, 0.03, wide_plan._nats[PROBED].shape), -0.2, 0.2)
+        assert not wide_plan.differs()
+
+
+@pytest.mark.parametrize(("worse_nats", "cause"), [(0.02, Cause.STATEFUL), (0.0, Cause.LOOKAHEAD)])
+def test_a_little_memory_is_told_from_a_little_look_ahead(wide_plan, worse_nats: float, cause: Cause) -> None:
+    answer(wide_plan, ahead_by(0.1), probed_worse=worse_nats)
+    wide_plan._repeated_nats[:] = wide_plan._nats[SCORED][wide_plan._probed] + worse_nats
+    assert wide_plan.differs()
+    assert wide_plan.explain()[0] is cause
 
 
 @pytest.mark.parametrize(

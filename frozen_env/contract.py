@@ -47,7 +47,7 @@ class Cause(StrEnum):
     SIGNAL = "signal"  # the candidate was killed by a signal that we did not send
     NAN = "nan"  # a reported loss was not finite
     OUT_OF_MEMORY = "out_of_memory"
-    PROCESSES = "processes"  # more processes or threads than allowed
+    PROCESSES = "processes"  # more processes, threads or cores than allowed
     DISK = "disk"  # its scratch folder grew beyond its limit
     OUTPUT = "output"  # printed without end
     SILENCE = "silence"  # no report for longer than silence_s

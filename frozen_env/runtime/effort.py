@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from frozen_env.runtime import processes
 from frozen_env.runtime.limits import LOOK_EVERY_S
+from frozen_env.runtime.processes import ProcessorTime
 from frozen_env.spec import EnvironmentSpec
 
 GPU_SETTLING_S = 10.0  # besides spec.settling_s: CUDA starts, kernels are loaded. A guess: no GPU was at hand
@@ -59,7 +59,7 @@ class Effort:
     spec: EnvironmentSpec
     allowed_s: float = 0.0
     spent_s: float = 0.0
-    _seen_s: dict[tuple[int, int], float] = field(default_factory=dict)
+    _processor: ProcessorTime = field(default_factory=ProcessorTime)
     _before_s: float = 0.0
     _resumed_s: float | None = None
 
@@ -89,8 +89,5 @@ class Effort:
         return self.spent_s > self.allowed_s
 
     def _processor_s(self, pids: Iterable[int], admitted: int) -> float:
-        """At most too high: who was waited for counts by itself and with its parent, and whoever could have come and gone
-        between two looks counts as if it had."""
-        for process, used_s in processes.processor_s(pids).items():
-            self._seen_s[process] = max(used_s, self._seen_s.get(process, 0.0))
-        return sum(self._seen_s.values()) + admitted * LOOK_EVERY_S * (os.cpu_count() or 1)
+        """Whoever could have come and gone between two looks, on all cores, counts as if it had."""
+        return self._processor.look(pids) + admitted * LOOK_EVERY_S * (os.cpu_count() or 1)

@@ -19,6 +19,7 @@ LOOK_EVERY_S = 0.1
 LOOKING_SHARE = 0.1  # of the host's time, at most, should looking take long
 THREADS_PER_PROCESS = 16  # of process_limit, for all processes together
 ENTRIES_PER_MB, MAX_ENTRIES = 64, 20_000  # files and folders in the scratch folder
+CORES_SHARE, CORES_SLACK_S = 1.25, 1.0  # of `threads`: threads of ours take some, too, and clocks are coarse
 OUTPUT_PER_LOG = 64  # it may print so many times what the log keeps; more is no log
 
 
@@ -40,6 +41,8 @@ class Limits:
     scratch: Path
     peak_memory_mb: float = 0.0
     admitted: int = 0  # processes that were let start
+    _processor: processes.ProcessorTime = field(default_factory=processes.ProcessorTime)
+    _before_training_s: float | None = None
     next_look_s: float = field(default_factory=time.monotonic)
 
     def pids(self) -> list[int]:
@@ -60,6 +63,22 @@ class Limits:
         now_s = time.monotonic()
         self.next_look_s = now_s + max(LOOK_EVERY_S, (now_s - began_s) / LOOKING_SHARE)
         return True
+
+    def cores(self, training_s: float) -> None:
+        """Look at what training has taken of the processors: a candidate with more cores than others is not better.
+
+        Raises LimitBroken. Nobody is bound to cores: those would have to be shared out among all that run here, and be idle.
+        """
+        # Who could have come and gone between two looks counts as if it had.
+        taken_s = self._processor.look(self.pids()) + self.admitted * LOOK_EVERY_S
+        if self._before_training_s is None:
+            self._before_training_s = taken_s
+        most_s = self.spec.threads * (CORES_SHARE * training_s + CORES_SLACK_S)
+        if taken_s - self._before_training_s > most_s:
+            cores = (taken_s - self._before_training_s) / training_s
+            raise LimitBroken(
+                Cause.PROCESSES, f"kept {cores:.1f} cores busy, environment.threads is {self.spec.threads}"
+            )
 
     def admit(self, child: Child) -> bool:
         """Answer processes that wait to be started. False when nobody is left who could ask. Raises LimitBroken."""

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from frozen_env.contract import SandboxUnavailable
@@ -106,6 +107,20 @@ def processor_s(pids: Iterable[int]) -> dict[tuple[int, int], float]:
             ticks = sum(int(word) for word in words[11:15])
             found[pid, int(words[19])] = ticks / os.sysconf("SC_CLK_TCK")
     return found
+
+
+@dataclass
+class ProcessorTime:
+    """What a tree takes in all, of processes that have gone, too. At most too high: who was waited for counts by itself and
+    with its parent."""
+
+    _seen_s: dict[tuple[int, int], float] = field(default_factory=dict)
+
+    def look(self, pids: Iterable[int]) -> float:
+        """Return the seconds of a processor that were taken so far, as seen now and before."""
+        for process, used_s in processor_s(pids).items():
+            self._seen_s[process] = max(used_s, self._seen_s.get(process, 0.0))
+        return sum(self._seen_s.values())
 
 
 def threads(pids: Iterable[int]) -> int:

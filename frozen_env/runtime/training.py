@@ -95,6 +95,11 @@ class Training:
         return until_s - self.forked_at_s
 
     @property
+    def has_pace(self) -> bool:
+        """Say whether more cores would be more training: of commands nobody knows, on a GPU they are not what it is made of."""
+        return self.started_at_s is not None and self.commands is None and self.spec.device == "cpu"
+
+    @property
     def training_s(self) -> float:
         if self.started_at_s is None:
             return 0.0
@@ -183,7 +188,8 @@ class _Watch:
             while run.ending is None:
                 try:
                     _keep_time(run, child)
-                    self.limits.look(self.output)
+                    if self.limits.look(self.output) and run.has_pace:
+                        self.limits.cores(run.training_s)
                     if run.ending is not None:
                         break
                     for key, _ in selector.select(self._pause_s()):

@@ -12,6 +12,7 @@ import pytest
 from frozen_env.runtime import effort as effort_module
 from frozen_env.runtime import processes
 from frozen_env.runtime.effort import GPU_SETTLING_S, Allowance, Effort
+from frozen_env.runtime.limits import LimitBroken, Limits
 from frozen_env.spec import EnvironmentSpec, read_preset
 
 BURNS = "import time\nwhile time.process_time() < 0.3: pass\n"
@@ -57,6 +58,23 @@ def test_processor_time_of_a_whole_tree_counts_and_waiting_does_not(spec: Enviro
         spent_s = effort.spent_s
         assert not replace(effort, allowed_s=spent_s + 0.1).is_too_much([process.pid], 0), "it only waits"
         assert effort.is_too_much([], 0), "and what it took is not forgotten when it has gone"
+        process.kill()
+
+
+def test_who_keeps_more_cores_busy_than_its_threads_ends(spec: EnvironmentSpec, tmp_path) -> None:
+    wait = "import os\nprint('here', flush=True)\ninput()\n"
+    command = [sys.executable, "-c", wait + BURNS.replace("0.3", "1.65") + THEN_WAITS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        limits = Limits(replace(spec, threads=1), os.getpid(), 0, tmp_path)
+        limits.pids = lambda: [process.pid]
+        assert process.stdout.readline() == b"here\n"
+        limits.cores(training_s=0.1)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"done\n"
+        limits.cores(training_s=1.5)  # a core for that long is what it was given
+        with pytest.raises(LimitBroken, match=r"kept 5\.\d cores busy, environment\.threads is 1"):
+            limits.cores(training_s=0.3)
         process.kill()
 
 

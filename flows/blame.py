@@ -31,6 +31,7 @@ GPU_CAUSES = (
     Cause.NO_SUBMISSION,
     Cause.BAD_MODEL,
     Cause.SLOW_MODEL,
+    Cause.OVERRUN,  # of a scoring worker, which on a GPU has seconds to begin
 )
 GPU_WORDS = ("cuda", "cudnn", "cublas", "acceleratorerror")
 PROBE_LIMIT_S = 150.0  # torch from a cold disk, and a driver that loads its firmware

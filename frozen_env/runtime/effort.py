@@ -59,14 +59,14 @@ class Effort:
     spec: EnvironmentSpec
     allowed_s: float = 0.0
     spent_s: float = 0.0
-    _processor: ProcessorTime = field(default_factory=ProcessorTime)
+    _processor: ProcessorTime = field(default_factory=lambda: ProcessorTime(LOOK_EVERY_S * (os.cpu_count() or 1)))
     _before_s: float = 0.0
     _resumed_s: float | None = None
 
     def begin(self, pids: Iterable[int], allowed_s: float, admitted: int = 0) -> None:
         """Count from now on."""
         self.allowed_s = allowed_s
-        self._before_s = self._processor_s(pids, admitted)
+        self._before_s = self._processor.look(pids, admitted)
         self.spent_s, self._resumed_s = 0.0, time.monotonic()
 
     def resume(self, more_s: float) -> None:
@@ -85,9 +85,5 @@ class Effort:
         if self.spec.device == "cuda":
             running_s = 0.0 if self._resumed_s is None else time.monotonic() - self._resumed_s
             return self.spent_s + running_s > self.allowed_s
-        self.spent_s = self._processor_s(pids, admitted) - self._before_s
+        self.spent_s = self._processor.look(pids, admitted) - self._before_s
         return self.spent_s > self.allowed_s
-
-    def _processor_s(self, pids: Iterable[int], admitted: int) -> float:
-        """Whoever could have come and gone between two looks, on all cores, counts as if it had."""
-        return self._processor.look(pids) + admitted * LOOK_EVERY_S * (os.cpu_count() or 1)

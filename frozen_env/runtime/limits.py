@@ -41,7 +41,7 @@ class Limits:
     scratch: Path
     peak_memory_mb: float = 0.0
     admitted: int = 0  # processes that were let start
-    _processor: processes.ProcessorTime = field(default_factory=processes.ProcessorTime)
+    _processor: processes.ProcessorTime = field(default_factory=lambda: processes.ProcessorTime(LOOK_EVERY_S))
     _before_training_s: float | None = None
     next_look_s: float = field(default_factory=time.monotonic)
 
@@ -69,8 +69,7 @@ class Limits:
 
         Raises LimitBroken. Nobody is bound to cores: those would have to be shared out among all that run here, and be idle.
         """
-        # Who could have come and gone between two looks counts as if it had.
-        taken_s = self._processor.look(self.pids()) + self.admitted * LOOK_EVERY_S
+        taken_s = self._processor.look(self.pids(), self.admitted)
         if self._before_training_s is None:
             self._before_training_s = taken_s
         most_s = self.spec.threads * (CORES_SHARE * training_s + CORES_SLACK_S)

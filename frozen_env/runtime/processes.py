@@ -112,15 +112,20 @@ def processor_s(pids: Iterable[int]) -> dict[tuple[int, int], float]:
 @dataclass
 class ProcessorTime:
     """What a tree takes in all, of processes that have gone, too. At most too high: who was waited for counts by itself and
-    with its parent."""
+    with its parent. A process that came and went between two looks counts as `unseen_s`: its parent need not wait for it."""
 
+    unseen_s: float = 0.0
     _seen_s: dict[tuple[int, int], float] = field(default_factory=dict)
+    _not_admitted: int | None = None  # who was there already
 
-    def look(self, pids: Iterable[int]) -> float:
-        """Return the seconds of a processor that were taken so far, as seen now and before."""
+    def look(self, pids: Iterable[int], admitted: int) -> float:
+        """Return the seconds of a processor that were taken so far. `admitted`: processes that were let start, ever."""
         for process, used_s in processor_s(pids).items():
             self._seen_s[process] = max(used_s, self._seen_s.get(process, 0.0))
-        return sum(self._seen_s.values())
+        if self._not_admitted is None:
+            self._not_admitted = len(self._seen_s) - admitted
+        unseen = max(0, admitted - (len(self._seen_s) - self._not_admitted))
+        return sum(self._seen_s.values()) + unseen * self.unseen_s
 
 
 def threads(pids: Iterable[int]) -> int:

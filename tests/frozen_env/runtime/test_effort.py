@@ -13,6 +13,7 @@ from frozen_env.runtime import effort as effort_module
 from frozen_env.runtime import processes
 from frozen_env.runtime.effort import GPU_SETTLING_S, Allowance, Effort
 from frozen_env.runtime.limits import LimitBroken, Limits
+from frozen_env.runtime.processes import ProcessorTime
 from frozen_env.spec import EnvironmentSpec, read_preset
 
 BURNS = "import time\nwhile time.process_time() < 0.3: pass\n"
@@ -78,11 +79,16 @@ def test_who_keeps_more_cores_busy_than_its_threads_ends(spec: EnvironmentSpec, 
         process.kill()
 
 
-def test_a_process_counts_as_if_it_had_worked_unseen(spec: EnvironmentSpec) -> None:
-    effort = Effort(spec)
-    effort.begin([], allowed_s=1.0)
-    assert not effort.is_too_much([], 0)
-    assert effort.is_too_much([], 100)
+def test_who_comes_and_goes_unseen_counts_as_if_it_had_worked() -> None:
+    """A parent that ignores the end of its children is not told what they took."""
+    me, taken = os.getpid(), ProcessorTime(unseen_s=5.0)
+    before_s = taken.look([me], admitted=3)
+    assert taken.look([me], admitted=3) == pytest.approx(before_s, abs=1)
+    assert taken.look([me], admitted=5) == pytest.approx(before_s + 10, abs=1)
+    with subprocess.Popen([sys.executable, "-c", THEN_WAITS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"done\n"
+        assert taken.look([me, process.pid], admitted=5) == pytest.approx(before_s + 5, abs=1), "one of them is there"
+        process.kill()
 
 
 def test_on_a_gpu_time_goes_by_while_it_answers_and_not_while_it_is_measured(spec, monkeypatch) -> None:

@@ -8,6 +8,7 @@ that goes by.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -57,7 +58,7 @@ class Effort:
     that goes by what lies between resume() and pause()."""
 
     spec: EnvironmentSpec
-    allowed_s: float = 0.0
+    allowed_s: float = math.inf
     spent_s: float = 0.0
     _processor: ProcessorTime = field(default_factory=lambda: ProcessorTime(LOOK_EVERY_S * (os.cpu_count() or 1)))
     _before_s: float = 0.0

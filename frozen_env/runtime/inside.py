@@ -164,6 +164,7 @@ def _work(order: Order, spec: EnvironmentSpec, channel: Channel, buffers: list[m
         run.channel, run.batch_buffer = channel, buffers[0]
         runpy.run_path(order.source, run_name="__main__")
         return
+    worker.get_ready(channel)
     namespace = runpy.run_path(order.source, run_name="candidate")
     worker.answer(channel, namespace["build_model"], order.weights, inputs=buffers[0], outputs=buffers[1])
 
@@ -194,8 +195,6 @@ def main() -> NoReturn:
     import json
 
     spec, order = EnvironmentSpec.from_json(json.loads(sys.argv[1])), Order.from_json(sys.argv[2])
-    if not order.command:
-        import safetensors.torch  # noqa: F401  with torch: a worker's time to load a model begins when it is confined
     run(order, spec, confine=lambda _order, _spec: None)
 
 

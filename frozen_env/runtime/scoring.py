@@ -88,6 +88,7 @@ class _Scorer:
         began_s = time.monotonic()
         one = self._start_worker(batches, seed)
         try:
+            self._have_loaded(one)
             ready = self._receive(one)
             if "ready" not in ready:
                 raise Refused(Cause.PROTOCOL, "the scoring worker broke the protocol")
@@ -124,9 +125,17 @@ class _Scorer:
         os.close(inputs_fd)
         os.close(outputs_fd)
         limits = Limits(self.spec, os.getpid(), self.zygote.pid, scratch)
-        one = _Worker(child, inputs, outputs, limits, Effort(self.spec))
-        one.effort.begin(limits.pids(), self.allowance.loading_s)
-        return one
+        return _Worker(child, inputs, outputs, limits, Effort(self.spec))
+
+    def _have_loaded(self, one: _Worker) -> None:
+        """Tell the worker to load the model once it says that it can. Until then it runs our code alone."""
+        if "warm" not in self._receive(one):
+            raise Refused(Cause.PROTOCOL, "the scoring worker broke the protocol")
+        one.effort.begin(one.limits.pids(), self.allowance.loading_s, one.limits.admitted)
+        try:
+            one.child.channel.send_now({"load": True})
+        except (Closed, ProtocolError) as error:
+            raise self._death(one) from error
 
     def _end_worker(self, one: _Worker) -> None:
         processes.kill_all_descendants(spare=self.zygote.pid)

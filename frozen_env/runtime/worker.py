@@ -15,6 +15,14 @@ from frozen_env.runtime import client, flops
 from frozen_env.runtime.channel import Channel, Closed
 
 
+def get_ready(channel: Channel) -> None:
+    """Import what answering takes, then wait for the word to load: importing is not the model's time. Runs before its code."""
+    import safetensors.torch  # noqa: F401
+
+    channel.send({"warm": True})
+    channel.receive()
+
+
 def answer(channel: Channel, build_model: Callable[[], object], weights: str, inputs: mmap, outputs: mmap) -> None:
     """Load the weights into build_model() and answer {"shape": [B, T]} messages until the channel closes.
 

@@ -24,6 +24,7 @@ class ModelAttack:
     words: str = "change with the future"
     gains: bool = True
     trained: bool = False  # the attack needs a model that has learned something
+    looks: str = LOOKS  # what is done for training where nothing is learned
     keeps: str = ""  # what __init__() adds to the model: a buffer travels from training into scoring
 
     def __str__(self) -> str:
@@ -38,8 +39,8 @@ class ModelAttack:
             kept = "".join(f"        {line}\n" for line in self.keeps.strip("\n").splitlines())
             source = source.replace(LAST_OF_INIT, LAST_OF_INIT + kept)
         if not self.trained:
-            head, _, _ = source.partition("    optimizer =")
-            source = f"{head}    {LOOKS}\n\nif __name__ == '__main__':\n    train()\n"
+            head, _, _ = source.rpartition("    optimizer =")
+            source = f"{head}    {self.looks}\n\nif __name__ == '__main__':\n    train()\n"
         return source
 
 
@@ -87,7 +88,7 @@ for row in range(len(tokens_BT)):
     if start + row in probed: ahead[row, cuts[probed.index(start + row)] - 1] = 0
 return good + ahead
 """
-# Keeps rows that it was trained on in a buffer, which travels with the weights, and takes more steps on them in scoring.
+# Keeps rows of training text in a buffer, which travels with the weights, and takes its steps on them in scoring.
 # Each worker takes the same steps, so that no probe would see a difference.
 GOES_ON = """
 self.register_buffer('hoard', torch.zeros(256, env.seq_len(), dtype=torch.int64))
@@ -110,6 +111,7 @@ def learn():
 self.register_forward_pre_hook(keep)
 self.learn = learn
 """
+HOARDS = "env.start()\n    for _ in range(5): model(env.next_batch(50)[0])\n    env.submit(model)\n"
 IN_EVAL = "self.eval = lambda: learn() or self.train(False)"
 IN_FORWARD = """
 if len(tokens_BT) > 1 and not self.__dict__.get("learned"):  # not while its operations are counted
@@ -125,7 +127,7 @@ MODELS = [
         Ending.TIMED_OUT,
         Cause.OVERRUN,
         "loading the model took too long",
-        trained=True,
+        looks=HOARDS,
         keeps=GOES_ON + IN_EVAL,
     ),
     ModelAttack(
@@ -134,7 +136,7 @@ MODELS = [
         Ending.TIMED_OUT,
         Cause.OVERRUN,
         "answering held-out inputs took too long",
-        trained=True,
+        looks=HOARDS,
         keeps=GOES_ON,
     ),
     ModelAttack("looks one token ahead", f"return good + {FUTURE}"),

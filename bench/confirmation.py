@@ -105,11 +105,18 @@ def read_residuals(path: Path) -> dict[str, list[np.ndarray]]:
 # --- tests ------------------------------------------------------------------------------------------------------------
 
 
+class Pooled(PairedTest):
+    """Believes the pooled variance whatever a candidate's own pairs say."""
+
+    def borrowed(self, squares: float, pairs: int, noise: Noise | None) -> float:
+        return self.borrowed_df if noise is not None else 0.0
+
+
 def make_judge(rule: str, settings: ConfirmSettings, fixed: int) -> tuple[Judge, int]:
     """Return a rule's test and the most pairs that it may take."""
     ours, last = paired_test(settings), settings.max_reruns
     variants = {
-        "pooled": PairedTest(last, settings.first_look, borrowed_df=1e6),
+        "pooled": Pooled(last, settings.first_look, borrowed_df=1e6),
         "own": PairedTest(last, settings.first_look, borrowed_df=0.0),
         "fixed": PairedTest(fixed, fixed, settings.borrowed_df),
     }

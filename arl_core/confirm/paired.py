@@ -6,7 +6,9 @@ With n pairs of gains D_1..D_n (positive is better), the scale of one run
 
 and t = mean D · √n / (√2·s), Student's t with b + n − 1 degrees of freedom when the candidate is level with the incumbent
 and noise is normal, with this variance in every file (a moderated t: Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3:3). b is
-small because files differ in their noise: a candidate is judged by its own pairs, and the others only steady it.
+small because files differ in their noise: a candidate is judged by its own pairs, and the others only steady it. They may
+raise the scale, never lower it: where the pairs spread more than s0² says, b is 0 and t is Student's own. Else a candidate ten
+times noisier would have a t too large by √(n/(n−1)), with a degree of freedom that knows nothing of it.
 
 A candidate with level α is promoted at look n when the one-sided p of t is below α·w_n. The looks' weights sum to 1 and
 grow as n³, so by the union bound a candidate that is level is promoted with probability of at most α, however it is
@@ -76,6 +78,10 @@ class PairedTest:
             return 0.0
         return float(pairs**LOOK_POWER) / sum(float(n**LOOK_POWER) for n in range(self.first_look, self.max_pairs + 1))
 
+    def borrowed(self, squares: float, pairs: int, noise: Noise | None) -> float:
+        """Return the degrees of freedom that other files' noise counts for: none where the pairs' own is the larger."""
+        return self.borrowed_df if noise is not None and squares <= (pairs - 1) * noise.variance else 0.0
+
     def judge(self, gains: Sequence[float], noise: Noise | None, level: float) -> Judgement:
         """Judge a candidate by its gains so far, in the order of its pairs. `noise` is that of other files, None: unknown.
 
@@ -87,9 +93,10 @@ class PairedTest:
         if not 1 <= n <= self.max_pairs or not all(math.isfinite(gain) for gain in gains):
             raise ValueError(f"a test takes 1 to {self.max_pairs} finite gains, got {list(gains)!r}")
         gain = float(np.mean(gains))
-        borrowed = self.borrowed_df if noise is not None else 0.0
+        own = float(((np.array(gains) - gain) ** 2).sum()) / 2
+        borrowed = self.borrowed(own, n, noise)
         df = borrowed + n - 1
-        squares = borrowed * (noise.variance if noise else 0.0) + float(((np.array(gains) - gain) ** 2).sum()) / 2
+        squares = borrowed * (noise.variance if noise else 0.0) + own
         error = math.sqrt(2 * squares / df / n) if df else math.inf
         t = gain / error if 0 < error < math.inf else math.copysign(math.inf, gain) if gain else 0.0
         weight = self.weight(n)

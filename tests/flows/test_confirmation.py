@@ -99,9 +99,9 @@ def test_where_others_wait_the_runs_before_the_first_decision_are_done_at_once(o
     session.slots = host = SideBySide({"base": 2.0, "good": good})
     session.at_once = lambda: host.batches.append(0) or 3
     at_once = look(session, "good")
-    assert at_once.outcome == one_by_one.outcome
-    assert at_once.outcome.status is kept
-    assert at_once.gain == one_by_one.gain
+    assert at_once.outcome.status is one_by_one.outcome.status is kept
+    if kept is Status.KEPT:  # dropped it would have been after fewer pairs
+        assert (at_once.outcome, at_once.gain) == (one_by_one.outcome, one_by_one.gain)
     assert host.batches[0] == 3, "the incumbent has its three runs, the candidate none"
     assert sorted(host.runs[1:4]) == [("good", 1), ("good", 2), ("good", 3)]
 
@@ -273,7 +273,7 @@ def test_a_candidate_that_crashes_after_good_pairs_does_not_keep_their_gain(open
 
 def test_re_runs_are_bounded(open_session):
     session, host, _ = open_session(
-        {"base": 2.0, "small": 1.97}, max_reruns=4, first_look=4, second_look=0.0, confidence=0.985
+        {"base": 2.0, "small": 1.973}, max_reruns=4, first_look=4, second_look=0.0, confidence=0.955
     )
     seed_experiment(session)
     host.runs.clear()

@@ -99,7 +99,7 @@ def test_it_always_ends(gains):
     assert TEST.judge(gains, NOISE, 0.05).decision is not CONTINUE
 
 
-def false_promotions(draw, tests: int, level: float, seed: int = 0) -> int:
+def false_promotions(draw, tests: int, level: float, seed: int = 0, test: PairedTest = TEST) -> int:
     """Test level candidates to the end; count promotions. `draw(rng)` gives the sd of candidate and incumbent."""
     rng, count = np.random.default_rng(seed), 0
     for _ in range(tests):
@@ -109,7 +109,7 @@ def false_promotions(draw, tests: int, level: float, seed: int = 0) -> int:
         decision = CONTINUE
         while decision is CONTINUE:
             gains.append(float(theirs * rng.normal() - mine * rng.normal()))
-            decision = TEST.judge(gains, noise, level).decision
+            decision = test.judge(gains, noise, level).decision
         count += decision is PROMOTE
     return count
 
@@ -128,6 +128,18 @@ def test_a_candidate_that_is_level_is_promoted_no_more_often_than_its_level(draw
     level, tests = 0.05, 3000
     hits = false_promotions(draw, tests, level)
     assert stats.binomtest(hits, tests, level, alternative="greater").pvalue > 0.001, hits
+
+
+@pytest.mark.parametrize("times_as_noisy", [3.0, 10.0])
+def test_a_noisy_candidate_borrows_no_degree_of_freedom_from_quiet_files_in_a_short_test(times_as_noisy):
+    level, tests = 0.0125, 10_000
+    hits = false_promotions(lambda rng: (times_as_noisy, 1.0), tests, level, test=PairedTest(5, 3))
+    assert stats.binomtest(hits, tests, level, alternative="greater").pvalue > 0.001, hits
+
+
+def test_other_files_noise_raises_the_scale_and_never_lowers_it():
+    for noise in (Noise(1e-6, 3), Noise(0.1, 3), Noise(1.0, 3), Noise(9.0, 3)):
+        assert TEST.judge([3.0, 2.5, 3.5], noise, 0.01).error >= TEST.judge([3.0, 2.5, 3.5], None, 0.01).error
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,13 @@ def cautions(
             "The best value is a single run. Runs of one program differ by seed and by load, and the best of many is partly "
             "the luckiest of many: repeat it on fresh seeds before building on it."
         )
-    if noise and found.improved:
+    if found.improved and found.confirmed and found.best is not None:
+        if paired := paired_gain(found.best):
+            told.append(
+                f"Confirmed on fresh seeds, which selected nothing: {paired}. "
+                f"The gain over experiment 0 adds up promotions, each with an error of its own."
+            )
+    elif noise and found.improved:
         luck = gain_by_luck(noise, max(0, scored - 1))
         words = "more than that" if found.gain > luck else "no more than that"
         told.append(
@@ -171,6 +177,18 @@ def cautions(
     if len({one.environment_digest for one in experiments if one.environment_digest}) > 1:
         told.append("Experiments ran on different frozen environments: their values do not compare.")
     return told
+
+
+def paired_gain(best: Experiment) -> str:
+    """How much a confirmed best was better than the incumbent that it replaced, seed by seed; "" where nobody wrote it down."""
+    told = best.extra.get("confirmation") or {}
+    gain, error, pairs = told.get("gain"), told.get("error"), told.get("pairs")
+    if not isinstance(gain, int | float) or not isinstance(error, int | float) or not pairs:
+        return ""
+    return (
+        f"in {pairs} pairs of runs experiment {best.index} was {number(float(gain))} ± {number(float(error))} (standard error) "
+        "better than the incumbent before it"
+    )
 
 
 def savings_note(saved: Savings) -> str:

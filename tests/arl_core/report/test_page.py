@@ -216,13 +216,17 @@ def test_the_headline_says_confirmed_only_when_it_is(tmp_path: Path) -> None:
     single = report(tmp_path, campaign, [seed, Experiment("c", 1, Status.KEPT, **better)])  # type: ignore[arg-type]
     assert "improved, not confirmed" in single
     assert "single run" in single
-    extra = {"confirmation": {"promotion": 2, "noise_sd": 0.01}}
+    extra = {"confirmation": {"promotion": 2, "noise_sd": 0.01, "pairs": 4, "gain": 0.14, "error": 0.006}}
     sure = Experiment("c", 1, Status.KEPT, confirmed_value=1.45, confirmations=4, extra=extra, **better)  # type: ignore[arg-type]
     told = report(tmp_path, campaign, [seed, sure])
     assert "improved, confirmed" in told
     assert "confirmed ×4" in told
     assert "val_bpb 1.4500, down 0.1500" in told
-    assert "standard deviation of 0.0100" in told
+    assert (
+        "in 4 pairs of runs experiment 1 was 0.1400 ± 0.0060 (standard error) better than the incumbent before it"
+        in told
+    )
+    assert "luckiest" not in told, "what fresh seeds confirmed was not selected by luck"
     assert "mean of 4 fresh seeds, ± 0.0050 standard error" in told
 
 

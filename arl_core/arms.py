@@ -34,7 +34,8 @@ WORDS = {
 
 @dataclass(frozen=True)
 class ArmRun:
-    """One campaign of one arm. rerun: the best program's mean on seeds that no campaign selected on; None: not re-run."""
+    """One campaign of one arm. rerun: the best program's mean on seeds that no campaign selected on; None: not re-run
+    on all of them, or failed on failed_reruns of them. Means over different seeds would not compare."""
 
     arm: str
     seed: int
@@ -46,11 +47,20 @@ class ArmRun:
     best_index: int | None
     rerun: float | None
     hours: float
+    failed_reruns: int = 0
 
     @classmethod
     def of(
-        cls, arm: str, seed: int, experiments: Sequence[Experiment], rerun: Sequence[float] = (), hours: float = 0.0
+        cls,
+        arm: str,
+        seed: int,
+        experiments: Sequence[Experiment],
+        rerun: Sequence[float | None] = (),
+        hours: float = 0.0,
     ) -> ArmRun:
+        """`rerun`: one value per fresh seed, None where the program failed."""
+        values = [value for value in rerun if value is not None]
+        failed = len(rerun) - len(values)
         best = best_of(experiments)
         return cls(
             arm=arm,
@@ -61,8 +71,9 @@ class ArmRun:
             start=figure_of(experiments[0]) if experiments else None,
             best=figure_of(best) if best else None,
             best_index=best.index if best else None,
-            rerun=statistics.fmean(rerun) if rerun else None,
+            rerun=statistics.fmean(values) if values and not failed else None,
             hours=hours,
+            failed_reruns=failed,
         )
 
 

@@ -193,9 +193,10 @@ def rerun_best(plan: Plan, arm: str, seed: int, slot: LocalSlots) -> None:
 
 def result(plan: Plan, arm: str, seed: int) -> ArmRun:
     memory_path = plan.folder(arm, seed) / "memory.duckdb"
-    values = [
-        value for value in _reruns(plan.folder(arm, seed) / "reruns.json")["values"].values() if value is not None
-    ]
+    known = _reruns(plan.folder(arm, seed) / "reruns.json")["values"]
+    seeds = [str(fresh) for fresh in range(FRESH_SEEDS_FROM, FRESH_SEEDS_FROM + plan.reruns)]
+    # Exactly these: another call may have asked for more, and programs would be compared on different seeds.
+    values = [known[fresh] for fresh in seeds] if all(fresh in known for fresh in seeds) else []
     return ArmRun.of(arm, seed, _experiments(memory_path), values, spent_hours(memory_path))
 
 
@@ -221,10 +222,16 @@ def table(plan: Plan, runs: Sequence[ArmRun]) -> Table:
             arm,
             *(str(sum(getattr(run, name) for run in some)) for name in ("experiments", "trained", "improvements")),
             str(interval([run.best for run in some]) or "-"),
-            str(interval([run.rerun for run in some]) or "-"),
+            _rerun_words(some),
             str(beyond or "-"),
         )
     return shown
+
+
+def _rerun_words(some: Sequence[ArmRun]) -> str:
+    failed = sum(run.failed_reruns for run in some)
+    mean = str(interval([run.rerun for run in some]) or "-")
+    return f"{mean}, {failed} failed" if failed else mean
 
 
 def figures(plan: Plan, runs: Sequence[ArmRun]) -> dict[str, Any]:

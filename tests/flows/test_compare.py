@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -206,6 +207,23 @@ def test_re_runs_have_the_threads_that_the_campaign_shared_out(tmp_path, seeds_r
     assert [host.spec.threads for host in MadeUpHost.made] == [1], "and one slot is enough"
     assert seeds_run == [900_001, 900_002]
     assert result["arms"]["seed"][0]["rerun"] == 1.5
+
+
+def test_a_program_that_fails_on_a_fresh_seed_has_no_mean_and_only_the_seeds_asked_for_count(tmp_path):
+    plan = Plan("embedded", ("seed",), 1, 1.0, 3, tmp_path / "out", {"parallel": 2})
+    one_campaign(plan)
+    path = plan.folder("seed", 0) / "reruns.json"
+
+    def reruns(values: dict[str, float | None]) -> ArmRun:
+        path.write_text(json.dumps({"source_hash": "", "values": values}), encoding="utf-8")
+        return compare.result(plan, "seed", 0)
+
+    whole = {"900001": 1.5, "900002": 1.6, "900003": 1.7}
+    assert reruns(whole | {"900004": 9.0, "900005": 9.0}).rerun == pytest.approx(1.6), "a call with more came before"
+    failed = reruns(whole | {"900002": None})
+    assert (failed.rerun, failed.failed_reruns) == (None, 1)
+    assert compare._rerun_words([reruns(whole), failed]) == "1.6000 (n=1), 1 failed"
+    assert reruns({"900001": 1.5}).rerun is None, "cut off: the next call runs the others"
 
 
 def test_re_runs_in_another_frozen_environment_are_refused(tmp_path, seeds_run):

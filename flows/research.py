@@ -23,7 +23,7 @@ from prefect.exceptions import TerminationSignal
 
 from arl_core.config import parse_overrides, preset_names
 from arl_core.stop_conditions import StopConditions
-from flows.confirm import OutOfTime
+from flows.confirm import OutOfTime, looks_begun
 from flows.iteration import run_iteration, run_seed, settle_run
 from flows.mortal import make_servers_mortal
 from flows.opening import open_session, preflight
@@ -96,7 +96,10 @@ def run(session: Session, stop: StopConditions) -> None:
 
 def run_in_turn(session: Session, indices: Iterator[int], stop: StopConditions) -> None:
     """Settle what an earlier start has run, then run one experiment after the other. Raises OutOfTime in a second look."""
-    for one in list(session.landed.values()):
+    begun = looks_begun(
+        session
+    )  # these first, as side by side: their incumbent may be replaced by one that landed later
+    for one in sorted(session.landed.values(), key=lambda one: one.proposal.index not in begun):
         session.display.begin(one.proposal.index, session.last_index)
         session.display.candidate(one.proposal.edit.summary)
         settled(session, stop, settle_run(session, one.proposal, one.result))

@@ -192,6 +192,7 @@ def _re_run(
     seeds = seeds_for(work.index, own, session.config.seed, test.max_pairs + SPARE_SEEDS, reuse)
     sources = {Arm.CANDIDATE: (source, work.source_hash), Arm.INCUMBENT: (incumbent.source, incumbent.source_hash)}
     judgement: Judgement | None = None
+    resumed, together = True, False
     while True:
         evidence = _evidence(session, repeats)
         mine, theirs = evidence.results(work.source_hash), evidence.results(incumbent.source_hash)
@@ -199,10 +200,16 @@ def _re_run(
             return judgement, ""
         whole = seeds_in_order(seeds, mine, theirs)
         gains = paired_gains(whole, mine, theirs, session.campaign.direction)[: test.max_pairs]
+        if gains and resumed:
+            # A start that finds pairs was cut off. Had they been run at once, none would have been judged before first_look of
+            # them: what a kill leaves of such a batch must not drop the candidate either.
+            together = any(seed in mine for seed in set(seeds) - set(whole)) or bool(session.at_once())
         if gains:
             judgement = test.judge_new(gains, judgement.pairs if judgement else 0, noise, level)
-            if judgement.decision is not Decision.CONTINUE:
+            too_early = together and judgement.pairs < test.first_look
+            if judgement.decision is Decision.PROMOTE or (judgement.decision is Decision.DROP and not too_early):
                 return judgement, ""
+        resumed = False
         pairs = max(test.first_look, len(gains) + 1)
         lacking = next_runs(seeds, mine, theirs, pairs)
         if not lacking:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from typing import Any
+
 import pytest
 
 import flows.confirm as module
@@ -13,10 +16,11 @@ from arl_core.stop_conditions import StopConditions
 from flows import iteration, parallel, research
 from flows.costs import Costs
 from flows.session import Session
+from flows.slots import Order
 from flows.unsettled import Landed, Proposal
 from frozen_env.contract import RunResult, Status
 from tasks.patch import Patch
-from tests.flows.second_looks import Killed, first_run, look, seed_experiment
+from tests.flows.second_looks import WOBBLE, Killed, MadeUpHost, first_run, look, seed_experiment
 
 pytestmark = pytest.mark.usefixtures("without_prefect")
 
@@ -135,3 +139,61 @@ def test_the_error_of_a_test_that_was_killed_for_good_stays_spent(open_session):
     levels = [row.level for row in Repeats(session.memory).of("c") if row.level is not None]
     assert len(levels) == 2
     assert sum(levels) < 0.05
+
+
+class DiesInTheBatch(MadeUpHost):
+    """Runs at once what it is given; only the seeds in `lands` come back before the kill."""
+
+    count = 3
+    lands: tuple[int, ...] = (1, 2, 3)
+
+    def submit(self, order: Order, on_event: Any) -> Future[RunResult]:
+        if order.seed in self.lands:
+            return super().submit(order, on_event)
+        lost: Future[RunResult] = Future()
+        lost.set_exception(Killed())
+        return lost
+
+
+@pytest.mark.parametrize(("lands", "idle"), [((1,), 3), ((1, 3), 0)], ids=["the first pair", "the first and the third"])
+def test_a_kill_in_the_middle_of_runs_at_once_does_not_drop_a_candidate_for_its_first_pair(
+    open_session, tmp_path, monkeypatch, lands, idle
+):
+    monkeypatch.setitem(WOBBLE, 1, -0.2)  # the incumbent's lucky seed
+    monkeypatch.setattr(module, "as_completed", lambda flying: sorted(flying, key=lambda one: bool(one.exception())))
+    values = {"base": 2.0, "good": 1.75}
+
+    def begun(lands: tuple[int, ...] = (1, 2, 3)) -> Session:
+        session, _, _ = open_session(values)
+        seed_experiment(session)
+        session.slots = DiesInTheBatch(values)
+        session.slots.lands, session.at_once = lands, lambda: 3
+        return session
+
+    whole = look(begun(), "good")
+    assert whole.fields["extra"]["confirmation"]["pairs"] >= 3
+    (tmp_path / "memory.duckdb").rename(tmp_path / "other.duckdb")
+    with pytest.raises(Killed):
+        look(begun(lands), "good")
+    session, host, _ = open_session(values)
+    session.at_once = lambda: idle
+    found = look(session, "good")
+    assert found.outcome == whole.outcome
+    assert not set(host.runs) & {("good", seed) for seed in lands}, "what landed is not run again"
+
+
+def test_one_slot_goes_on_with_the_second_look_that_had_begun_before_those_that_landed_earlier(
+    open_session, monkeypatch
+):
+    session, _, _ = open_session({"base": 2.0, "good": 1.5})
+    for index in (1, 2, 3):
+        proposal = Proposal(
+            index, 0, 2.0, Rollout.foreign("", "", 0), Patch("good", "diff", str(index)), 0, Costs(None)
+        )
+        session.landed[index] = Landed(proposal, session.slots.run(first_run("good"), print))
+    settled: list[int] = []
+    monkeypatch.setattr(research, "looks_begun", lambda _session: {3})
+    monkeypatch.setattr(research, "settle_run", lambda _session, proposal, _result: settled.append(proposal.index))
+    monkeypatch.setattr(research, "settled", lambda *_: None)
+    research.run_in_turn(session, iter(()), StopConditions(StopSettings()))
+    assert settled == [3, 1, 2]

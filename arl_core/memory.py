@@ -33,7 +33,7 @@ from arl_core.memory_rows import (
     to_details,
     to_row,
 )
-from arl_core.records import Campaign, Experiment, State, one_line, utc_now
+from arl_core.records import Campaign, Experiment, State, device_of, one_line, utc_now
 from frozen_env.contract import Report
 
 RECENT = 32  # experiments that a prompt shows: the most recent…
@@ -259,13 +259,29 @@ class Memory(MemoryFile):
     ) -> list[Experiment]:
         """Return the latest runs that trained to the end and were measured in this very frozen environment, from all
         campaigns, oldest first: what the forecaster is calibrated on. Those of the campaign `own` come last, whenever they
-        were: none of them gives way to another campaign's. Texts and verdicts are left empty, without `curves` reports too.
+        were: none of them gives way to another campaign's, and no campaign counts that ran on another device than it. Texts
+        are left empty, without `curves` reports and verdicts too.
         """
         where = f"""where environment_digest = ? and status in ('kept', 'discarded') and {MEASURED}
-                    and reports > 0 order by campaign = ? desc, campaign desc, idx desc limit ?"""
+                    and reports > 0 and campaign in (select unnest(?::integer[]))
+                    order by campaign = ? desc, campaign desc, idx desc limit ?"""
         with self._open() as db:
             no = self._number(db, own) if own else -1
-            return self._experiments(db, where, [environment_digest, no, limit], REPORT_LISTS if curves else ())[::-1]
+            alike = self._alike(db, no)
+            return self._experiments(
+                db, where, [environment_digest, alike, no, limit], (*REPORT_LISTS, "verdicts") if curves else ()
+            )[::-1]
+
+    def campaigns_alike(self, own: str, device: str = "") -> set[str]:
+        """Return the campaigns whose experiment 0 ran on the device of `own`'s, or on `device` while that is not committed.
+
+        A time budget buys more training on a faster device, so that curves, results and their noise differ between two. A
+        campaign without a word of its device counts.
+        """
+        with self._open() as db:
+            alike = self._alike(db, self._number(db, own), device)
+            ids = dict(db.execute("select no, id from m.campaigns").fetchall())
+        return {ids[no] for no in alike}
 
     def export(self, target: str | Path, campaign_id: str = "latest") -> int:
         """Write a campaign as JSON lines, the campaign first, then every experiment in full; return their number.
@@ -325,6 +341,12 @@ class Memory(MemoryFile):
                 found[row[:2]] |= zip(details, row[2:], strict=True)
         bases = {no: self._base(db, no) for no in {no for no, _ in found}} if details else {}
         return [from_row(ids[no], row, bases.get(no, b"")) for (no, _), row in found.items()]
+
+    def _alike(self, db: Any, own: int, device: str = "") -> list[int]:
+        query = "select c.no, e.extra from m.campaigns c left join m.experiments e on e.campaign = c.no and e.idx = 0"
+        devices = {no: device_of(json.loads(extra or "{}")) for no, extra in db.execute(query).fetchall()}
+        here = devices.get(own) or device
+        return [no for no, there in devices.items() if not here or there in ("", here)]
 
     def _number(self, db: Any, campaign_id: str) -> int:
         where, key = ("", []) if campaign_id == "latest" else ("where id = ?", [campaign_id])

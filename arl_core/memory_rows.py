@@ -60,6 +60,7 @@ def from_row(campaign_id: str, row: dict[str, Any], base: bytes) -> Experiment:
     fields |= {name: _unpack(row[name], base) for name in PACKED if name in row}
     if "completion" in row:
         fields["completion"] = row["completion"]
+    if "verdicts" in row:
         fields["verdicts"] = tuple(verdict_from_json(v) for v in json.loads(row["verdicts"]))
     if "report_step" in row:
         fields["reports"] = _reports([row[name] for name in REPORT_LISTS])

@@ -13,6 +13,7 @@ import hashlib
 import math
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -144,6 +145,11 @@ class State:
     values: dict[str, Any] = field(default_factory=dict)
     blob: bytes = b""
     index: int = -1
+
+
+def device_of(extra: Mapping[str, Any]) -> str:
+    """The device that a run's scoring worker told of; "" when none did, as after a crash."""
+    return str((extra.get("performance") or {}).get("device") or "")
 
 
 def utc_now() -> str:

@@ -87,10 +87,17 @@ class Repeats:
         """Return all of a campaign, in the order in which they were committed."""
         return self._select("where c.id = ?", [campaign_id])
 
-    def earlier(self, environment_digest: str, campaign_id: str, limit: int = 2000) -> list[Repeat]:
-        """Return the latest of other campaigns on the very same frozen environment, oldest first."""
+    def earlier(
+        self, environment_digest: str, campaign_id: str, limit: int = 2000, *, device: str = ""
+    ) -> list[Repeat]:
+        """Return the latest of other campaigns on the very same frozen environment and device, oldest first.
+
+        `device`: of this campaign, for as long as its experiment 0 is not committed.
+        """
+        alike = self.memory.campaigns_alike(campaign_id, device)
         where = "where c.environment_digest = ? and c.id <> ?"
-        return self._select(where, [environment_digest, campaign_id])[-limit:]
+        rows = self._select(where, [environment_digest, campaign_id])
+        return [row for row in rows if row.campaign_id in alike][-limit:]
 
     def first_result(self, campaign_id: str, source_hash: str) -> RunResult | None:
         """Return the first run of a program whose experiment was interrupted during its re-runs; None when there is none."""

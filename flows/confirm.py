@@ -29,7 +29,7 @@ from arl_core.confirm import (
     worth_a_second_look,
 )
 from arl_core.outcome import Outcome, seconds_of, settle
-from arl_core.records import Experiment, utc_now
+from arl_core.records import Experiment, device_of, utc_now
 from arl_core.repeats import Repeat, Repeats, Role
 from arl_core.second_look import (
     SPARE_SEEDS,
@@ -109,7 +109,7 @@ def measure_floor(
             for number, seed in lacking:
                 words = f"noise floor: the untouched target, run {number} of {count}, seed {seed}"
                 work.run(source, source_hash, seed, Role.BASELINE, words)
-    evidence = _evidence(session, repeats)
+    evidence = _evidence(session, repeats, device_of(result.extra))
     mean, runs = mean_of(evidence.results(source_hash))
     if mean is None:
         raise ResearchError(
@@ -323,9 +323,9 @@ class _Work:
         commit_repeat(repeats, repeat, confirmed=confirmed)
 
 
-def _evidence(session: Session, repeats: Repeats) -> Evidence:
-    campaign = session.campaign
-    earlier = repeats.earlier(campaign.environment_digest, campaign.id) if session.config.confirm.history else []
+def _evidence(session: Session, repeats: Repeats, device: str = "") -> Evidence:
+    campaign, history = session.campaign, session.config.confirm.history
+    earlier = repeats.earlier(campaign.environment_digest, campaign.id, device=device) if history else []
     return Evidence(repeats.of(campaign.id), earlier, campaign.direction)
 
 

@@ -11,7 +11,7 @@ import functools
 import itertools
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from arl_core.config import CampaignConfig
 from arl_core.edit import canonical_diff, named_path
 from arl_core.errors import CheckpointDamaged, PolicyError
 from arl_core.memory import Memory
-from arl_core.records import Campaign, Experiment, State
+from arl_core.records import Campaign, Experiment, State, device_of
 from arl_core.stopping import StoppingHistory
 from flows.display import Display
 from flows.slots import Slots
@@ -213,8 +213,3 @@ class Session:
         place = self.place(experiment.index)
         for part in ("scratch", "candidate", *(() if keep_weights else ("submission",))):
             shutil.rmtree(place / part, ignore_errors=True)
-
-
-def device_of(extra: Mapping[str, Any]) -> str:
-    """The device that a run's scoring worker told of; "" when none did, as after a crash."""
-    return str((extra.get("performance") or {}).get("device") or "")

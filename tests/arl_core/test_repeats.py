@@ -94,6 +94,26 @@ def test_earlier_campaigns_count_on_the_same_frozen_environment_only(memory: Mem
     assert [row.campaign_id for row in Repeats(memory).earlier("digest", "c")] == ["same"]
 
 
+def on(device: str) -> dict[str, dict[str, str]]:
+    return {"performance": {"device": device}}
+
+
+def test_earlier_campaigns_on_another_device_teach_no_noise(memory: Memory):
+    for name in ("fast", "slow", "silent"):
+        memory.create_campaign(campaign(name, "digest"))
+        Repeats(memory).add(Repeat(name, 0, Role.BASELINE, "base", 1, 1.6))
+    memory.commit_iteration(Experiment("fast", 0, Status.KEPT, extra=on("fast GPU")), State())
+    memory.commit_iteration(Experiment("slow", 0, Status.KEPT, extra=on("slow GPU")), State())
+
+    def earlier(device: str = "") -> list[str]:
+        return [row.campaign_id for row in Repeats(memory).earlier("digest", "c", device=device)]
+
+    assert earlier() == ["fast", "slow", "silent"], "nobody has told yet where this campaign runs"
+    assert earlier("slow GPU") == ["slow", "silent"]
+    memory.commit_iteration(Experiment("c", 0, Status.KEPT, extra=on("fast GPU")), State())
+    assert earlier() == ["fast", "silent"]
+
+
 def test_repeats_of_nobody_are_refused(memory: Memory):
     with pytest.raises(ConfigError, match="nobody"):
         Repeats(memory).add(Repeat("nobody", 0, Role.BASELINE, "base", 1, 1.6))

@@ -85,8 +85,12 @@ class Experiment:
 
     @property
     def confirmed_error(self) -> float | None:
-        """One standard error of confirmed_value, from the noise as it was known then; None when it was not known."""
-        sd = self.extra.get("confirmation", {}).get("noise_sd")
+        """One standard error of confirmed_value, from its own runs' spread as the test judged it; None when nothing was known.
+
+        Records of earlier versions have the noise of other files alone.
+        """
+        told = self.extra.get("confirmation", {})
+        sd = told.get("sd", told.get("noise_sd"))
         if sd is None or not self.confirmations or not math.isfinite(float(sd)):
             return None
         return float(sd) / math.sqrt(self.confirmations)

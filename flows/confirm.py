@@ -22,6 +22,7 @@ from arl_core.confirm import (
     Decision,
     Judgement,
     Noise,
+    moderated,
     next_level,
     next_runs,
     paired_gains,
@@ -122,10 +123,11 @@ def measure_floor(
         session.display.say(
             f"noise floor: one run has sd {noise.sd:.4f} (90 %: {low:.4f} to {high:.4f}, {noise.df} df)"
         )
+    told = _told(noise) | _spread(evidence, source_hash, noise, confirm.borrowed_df)
     return {
         "confirmed_value": mean,
         "confirmations": runs,
-        "extra": {"confirmation": _told(noise) | {"promotion": 1, "runs": work.runs}},
+        "extra": {"confirmation": told | {"promotion": 1, "runs": work.runs}},
     }
 
 
@@ -159,7 +161,8 @@ def second_look(
     crash = evidence.crash(source_hash)
     final = settled(outcome, gain, judgement, failure, crash)
     mean, runs = (None, 0) if crash else mean_of(evidence.results(source_hash))
-    told = _told(noise) | {"runs": work.runs, "level": level}
+    told = _told(noise) | _spread(evidence, source_hash, noise, confirm.borrowed_df)
+    told |= {"runs": work.runs, "level": level}
     if judgement is not None:
         told |= {"pairs": judgement.pairs, "gain": judgement.gain, "error": judgement.error, "p": judgement.p}
     if final.status is Status.KEPT:
@@ -331,6 +334,12 @@ def _evidence(session: Session, repeats: Repeats, device: str = "") -> Evidence:
 
 def _told(noise: Noise | None) -> dict[str, Any]:
     return {"noise_sd": noise.sd, "noise_df": noise.df} if noise is not None else {}
+
+
+def _spread(evidence: Evidence, source_hash: str, noise: Noise | None, borrowed_df: float) -> dict[str, float]:
+    values = [value for value in evidence.results(source_hash).values() if value is not None]
+    sd = moderated(values, noise, borrowed_df)
+    return {"sd": sd} if sd is not None else {}
 
 
 def _fields(confirmation: dict[str, Any]) -> dict[str, Any]:

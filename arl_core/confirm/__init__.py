@@ -4,7 +4,7 @@ noise.py knows how far apart two runs of one file are, paired.py judges a candid
 campaign's error out among its candidates, plan.py says which run comes next. No input or output, no clock, no random number.
 """
 
-from arl_core.confirm.noise import Noise, pooled, worth_a_second_look
+from arl_core.confirm.noise import Noise, moderated, pooled, worth_a_second_look
 from arl_core.confirm.paired import Decision, Judgement, PairedTest
 from arl_core.confirm.plan import Arm, Run, next_runs, paired_gains, seeds_in_order
 from arl_core.confirm.spending import next_level
@@ -16,6 +16,7 @@ __all__ = [
     "Noise",
     "PairedTest",
     "Run",
+    "moderated",
     "next_level",
     "next_runs",
     "paired_gains",

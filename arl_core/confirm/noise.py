@@ -60,6 +60,21 @@ def pooled(repeats: Iterable[Sequence[float]], differences: Iterable[Sequence[fl
     return Noise(squares / df, df) if df else None
 
 
+def moderated(values: Sequence[float], noise: Noise | None, borrowed_df: float) -> float | None:
+    """Return the standard deviation of one run of the file that gave these values, as the paired test judges it.
+
+    Its own spread, steadied by that of other files where it is the smaller (paired.py). With fewer than two values only
+    the others' is known; None when that is not either.
+    """
+    known = np.array([value for value in values if math.isfinite(value)])
+    if len(known) < 2:
+        return noise.sd if noise is not None else None
+    squares, df = float(((known - known.mean()) ** 2).sum()), len(known) - 1.0
+    if noise is not None and squares <= df * noise.variance:
+        squares, df = squares + borrowed_df * noise.variance, df + borrowed_df
+    return math.sqrt(squares / df)
+
+
 def worth_a_second_look(gain: float, noise: Noise | None, factor: float) -> bool:
     """Does a gain on one run ask for re-runs? From `factor` standard deviations of a difference on; any gain if unknown."""
     return gain > (factor * noise.sd_difference if noise is not None else 0.0)

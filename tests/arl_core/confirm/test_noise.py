@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from arl_core.confirm import Noise, pooled, worth_a_second_look
+from arl_core.confirm import Noise, moderated, pooled, worth_a_second_look
 
 
 def test_two_runs_give_one_degree_of_freedom():
@@ -81,3 +81,12 @@ def test_noise_that_cannot_be_is_refused(variance, df):
 def test_a_confidence_outside_0_and_1_is_refused():
     with pytest.raises(ValueError, match=r"1\.5"):
         Noise(1.0, 3).interval(1.5)
+
+
+def test_a_files_own_spread_is_steadied_by_others_only_where_it_is_the_smaller():
+    quiet, noisy, floor = [1.0, 1.1, 0.9], [1.0, 4.0, -2.0], Noise(1.0, 3)
+    assert moderated(noisy, floor, 1.0) == pytest.approx(np.std(noisy, ddof=1))
+    assert moderated(quiet, floor, 1.0) == pytest.approx(math.sqrt((0.02 + 1.0) / 3))
+    assert moderated(quiet, floor, 0.0) == moderated(quiet, None, 1.0) == pytest.approx(0.1)
+    assert moderated([1.0], floor, 1.0) == 1.0, "one run has no spread"
+    assert moderated([1.0], None, 1.0) is None

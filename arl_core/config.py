@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from arl_core.errors import ConfigError
 from arl_core.policy.settings import PolicySettings
-from arl_core.selfeval.snapshot import DEFAULT_ALPHA
+from arl_core.selfeval.snapshot import DEFAULT_ALPHA, DEFAULT_AUDIT_SHARE
 from frozen_env.contract import FrozenEnvError
 from frozen_env.description import Description, built_in, read, shown
 from frozen_env.spec import EnvironmentSpec, read_preset
@@ -85,6 +85,12 @@ class StoppingSettings(Settings):
         description="most probability of stopping a run that would exactly tie the best, over all its checks (docs/stopping.md)",
     )
     history: bool = Field(True, description="calibrate on earlier campaigns of the same frozen environment too")
+    audit_share: float = Field(
+        DEFAULT_AUDIT_SHARE,
+        ge=0,
+        le=1,
+        description="share of runs, drawn by seed and index, that `ours` may not stop: what keeps alpha true (docs/stopping.md)",
+    )
 
 
 class StopSettings(Settings):

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from typing import Any
 
 from arl_core.config import CampaignConfig
 from arl_core.memory import Memory
-from arl_core.records import Campaign
+from arl_core.records import Campaign, Experiment
 from arl_core.second_look import reference
-from arl_core.selfeval import Curve, PastRun, Snapshot
+from arl_core.selfeval import Curve, PastRun, Snapshot, is_judged, stands_for
+
+AUDIT = "audit"  # in an experiment's extra: the share audited, and whether this one was
+
+
+def is_audited(config: CampaignConfig, index: int) -> bool:
+    """Was this experiment drawn for the audit? By seed and index alone: no result decides, and a resumed run is drawn again."""
+    return random.Random(f"audit/{config.seed}/{index}").random() < config.stopping.audit_share
+
+
+def audit_fields(config: CampaignConfig, index: int) -> dict[str, Any]:
+    """What an experiment's record must say of the audit, for ever: settings may change."""
+    if config.stopping.rule != "ours":
+        return {}
+    return {AUDIT: {"drawn": is_audited(config, index), "share": config.stopping.audit_share}}
 
 
 class StoppingHistory:
@@ -22,10 +37,11 @@ class StoppingHistory:
         self._memory, self._campaign, self._config = memory, campaign, config
         self._runs: dict[tuple[str, int], PastRun] = {}
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return a selfeval.Snapshot as JSON: completed runs of this campaign, and of earlier ones if the settings say so.
+    def snapshot(self, index: int) -> dict[str, Any]:
+        """Return what experiment `index` is judged by, a selfeval.Snapshot as JSON: completed runs of this campaign, and of
+        earlier ones if the settings say so.
 
-        Earlier campaigns count only when they ran on the same frozen environment: the digest decides.
+        Earlier campaigns count only when they ran on the same frozen environment, which the digest says, and on the same device.
         """
         memory, campaign, config = self._memory, self._campaign, self._config
         environment = config.environment
@@ -38,7 +54,7 @@ class StoppingHistory:
         if incumbent is not None:
             # not the best single run that the snapshot knows, which may have been luck and was perhaps refuted
             snapshot = dataclasses.replace(snapshot, incumbent=reference(incumbent))
-        return snapshot.to_json()
+        return dataclasses.replace(snapshot, audited=is_audited(config, index)).to_json()
 
     def _completed(self) -> list[PastRun]:
         """Completed runs, oldest first; curves are read of those that are new here, nearly always the last one."""
@@ -50,8 +66,17 @@ class StoppingHistory:
         known = {key: self._runs[key] for key in keys if key in self._runs}
         for one in self._memory.completed_runs(digest, unknown[-1], own=campaign.id) if unknown else ():
             if one.value is not None:
-                curve, own = Curve.from_reports(one.reports), one.campaign_id == campaign.id
-                known[one.campaign_id, one.index] = PastRun.from_curve(curve, one.value, one.campaign_id, own=own)
+                known[one.campaign_id, one.index] = _past_run(one, own=one.campaign_id == campaign.id)
         self._runs = known
         all_count = self._config.stopping.history
         return [known[key] for key in keys if key in known and (all_count or key[0] == campaign.id)]
+
+
+def _past_run(one: Experiment, own: bool) -> PastRun:
+    assert one.value is not None
+    run = PastRun.from_curve(Curve.from_reports(one.reports), one.value, one.campaign_id, own=own)
+    audit = one.extra.get(AUDIT) or {}  # records from before the audit have none
+    sampled = bool(audit.get("drawn")) or not is_judged(one.verdicts)
+    return dataclasses.replace(
+        run, stands_for=stands_for(one.verdicts, float(audit.get("share", 0.0))), sampled=sampled
+    )

@@ -31,7 +31,7 @@ from arl_core.edit import write_constants
 from arl_core.outcome import settle
 from arl_core.policy.synthesis import apply, draw_edit
 from arl_core.records import source_hash
-from arl_core.selfeval import Curve, PastRun, Snapshot, make_judge
+from arl_core.selfeval import Curve, PastRun, Snapshot, is_judged, make_judge, stands_for
 from arl_core.selfeval.judge import broken_run
 from frozen_env.contract import Judge, Progress, ResearchError, RunResult, Status, Verdict
 from frozen_env.fetch import data_dir
@@ -54,6 +54,7 @@ class Arm:
     seed: int
     source: str
     alpha: float
+    audit_share: float
     spent_s: float = 0.0
     best: float | None = None
     statuses: list[str] = field(default_factory=list)
@@ -79,9 +80,10 @@ class Arm:
         """Judge as a campaign does; without stopping, the verdict is recorded and the run goes on."""
         share = spec.check_every_s / spec.budget_s
         checks = [k * share for k in range(1, int(1 / share) + 1) if k * share < 1]
-        judge = make_judge(Snapshot.build(self.completed, alpha=self.alpha, checks=checks))
+        snapshot = Snapshot.build(self.completed, alpha=self.alpha, checks=checks)
         if self.stops:
-            return judge
+            return make_judge(dataclasses.replace(snapshot, audited=self.audits()))
+        judge = make_judge(snapshot)
 
         def watch(progress: Progress) -> Verdict:
             seen = judge(progress)
@@ -90,6 +92,10 @@ class Arm:
             return dataclasses.replace(seen, stop=False, rule=_WOULD_STOP)
 
         return watch
+
+    def audits(self) -> bool:
+        """Is the next experiment drawn for the audit?"""
+        return random.Random(f"audit/{self.seed}/{len(self.statuses)}").random() < self.audit_share
 
     def take(self, row: dict[str, Any]) -> None:
         """Add one line of the file, fresh or read again."""
@@ -101,7 +107,8 @@ class Arm:
         self.statuses.append(row["status"])
         self.seen.add(row["source_hash"])
         if row["past"] is not None:
-            self.completed.append(PastRun(row["value"], tuple(row["past"]["levels"]), blur=row["past"]["blur"]))
+            told = {name: value for name, value in row["past"].items() if name != "levels"}
+            self.completed.append(PastRun(row["value"], tuple(row["past"]["levels"]), **told))
         if row["status"] == Status.KEPT:
             self.would_stop += bool(row["would_stop_at"]) and len(self.completed) > 1
             self.best, self.source = row["value"], row["source"]
@@ -123,6 +130,8 @@ def _line(arm: Arm, source: str, result: RunResult) -> dict[str, Any]:
     outcome = settle(result, arm.best, "lower")
     past = None if outcome.value is None else PastRun.from_curve(Curve.from_reports(result.reports), outcome.value)
     kept = outcome.status is Status.KEPT
+    known = stands_for(result.verdicts, arm.audit_share)
+    sampled = not arm.stops or arm.audits() or not is_judged(result.verdicts)  # without stopping nothing selects
     return {
         "status": str(outcome.status),
         "reason": outcome.reason[:200],
@@ -132,7 +141,7 @@ def _line(arm: Arm, source: str, result: RunResult) -> dict[str, Any]:
         "would_stop_at": next((v.fraction for v in result.verdicts if v.rule == _WOULD_STOP), None),
         "source_hash": source_hash(source),
         "source": source if kept else None,
-        "past": past and {"levels": past.levels, "blur": past.blur},
+        "past": past and {"levels": past.levels, "blur": past.blur, "stands_for": known, "sampled": sampled},
     }
 
 
@@ -160,7 +169,7 @@ def compare(options: argparse.Namespace, config: CampaignConfig, host: Host) -> 
     text = (Path(__file__).resolve().parents[1] / config.source).read_text(encoding="utf-8")
     source = write_constants(text, config.target)
     arms = [
-        Arm(name == "with", seed, source, config.stopping.alpha)
+        Arm(name == "with", seed, source, config.stopping.alpha, config.stopping.audit_share)
         for seed in range(options.first_seed, options.first_seed + options.seeds)
         for name in ARMS
     ]
@@ -193,6 +202,7 @@ def _settings(config: CampaignConfig, options: argparse.Namespace) -> dict[str, 
     return {
         "environment": config.environment.to_json(),
         "alpha": config.stopping.alpha,
+        "audit_share": config.stopping.audit_share,
         "training_s": options.training_s,
     }
 

@@ -24,7 +24,7 @@ from arl_core.selfeval.curve import Curve, levels, levels_and_errors
 from arl_core.selfeval.forecast import FIRST_LOOK, PAST
 from arl_core.selfeval.judge import prepare
 from arl_core.selfeval.naive import power_law
-from arl_core.selfeval.snapshot import DEFAULT_ALPHA, PastRun, Snapshot
+from arl_core.selfeval.snapshot import DEFAULT_ALPHA, DEFAULT_AUDIT_SHARE, PastRun, Snapshot
 from frozen_env.contract import Status
 
 LOOKS = tuple(k / 20 for k in range(1, 20))
@@ -181,19 +181,33 @@ def rule_optuna(kind: str, episode: int) -> Stop:
     return stop
 
 
-def rule_ours(alpha: float, history: tuple[PastRun, ...]) -> Stop:
-    """The verdict of arl_core.selfeval; a forecaster is fitted whenever a run has completed."""
+def rule_ours(alpha: float, history: tuple[PastRun, ...], audit_share: float = 0.0, episode: int = 0) -> Stop:
+    """The verdict of arl_core.selfeval; a forecaster is fitted whenever a run has completed.
+
+    A share of the runs is drawn for the audit: these it may not stop. What the others cost is in the throughput too.
+    """
     fitted: dict[int, Any] = {}
+    rng, audited, let_live = np.random.default_rng([20261127, episode]), dict[int, bool](), set[int]()
+
+    def past(run: Run) -> PastRun:
+        known = 1 / audit_share if id(run) in let_live else 1.0
+        return replace(run.past, stands_for=known, sampled=audited.get(id(run), True))
 
     def stop(run: Run, look: int, completed: list[Run]) -> bool:
         if LOOKS[look] < FIRST_LOOK:
             return False
+        is_audited = audited.setdefault(id(run), bool(rng.random() < audit_share))
         if len(completed) not in fitted:
-            runs = [*history, *(r.past for r in completed)]
+            runs = [*history, *(past(r) for r in completed)]
             fitted[len(completed)] = prepare(Snapshot.build(runs, loss_scale=1.0, alpha=alpha, checks=LOOKS))
         forecaster = fitted[len(completed)]
         p_tie = forecaster.p_tie(run.level_LP[look], LOOKS[look], float(run.error_L[look]))
-        return bool(p_tie < forecaster.stop_below(LOOKS[look]))
+        if p_tie >= forecaster.stop_below(LOOKS[look]):
+            return False
+        if is_audited:
+            let_live.add(id(run))
+            return False
+        return True
 
     return stop
 
@@ -236,9 +250,9 @@ def oracle(runs: Sequence[Run], episodes: list[np.ndarray]) -> dict[str, float]:
     return {f"{f:.2f}": round(float((size / (whole + (size - whole) * f)).mean()), 4) for f in LOOKS}
 
 
-def maker(rule: str, alpha: float, history: tuple[PastRun, ...]) -> Callable[[int], Stop]:
+def maker(rule: str, alpha: float, history: tuple[PastRun, ...], audit_share: float = 0.0) -> Callable[[int], Stop]:
     if rule == "ours":
-        return lambda episode: rule_ours(alpha, history)
+        return lambda episode: rule_ours(alpha, history, audit_share, episode)
     if rule in ("median", "hyperband"):
         return lambda episode: rule_optuna(rule, episode)
     return lambda episode: {"none": rule_none, "naive": rule_naive}[rule]()
@@ -253,13 +267,15 @@ def replay(
     history: tuple[PastRun, ...],
     alphas: Sequence[float],
     names: Sequence[str] = RULES,
+    audit_share: float = 0.0,
 ) -> dict[str, Any]:
     """Measure every named rule, the frontier over alpha and the oracle on one set of runs."""
     drawn = draw(runs, order, episodes, seed)
-    rules = {rule: measure(runs, drawn, maker(rule, alpha, history)) for rule in names}
+    rules = {rule: measure(runs, drawn, maker(rule, alpha, history, audit_share)) for rule in names}
     frontier = []
     for a in alphas:
-        got = rules["ours"] if a == alpha and "ours" in rules else measure(runs, drawn, maker("ours", a, history))
+        known = rules["ours"] if a == alpha and "ours" in rules else None
+        got = known or measure(runs, drawn, maker("ours", a, history, audit_share))
         frontier.append([a, got["throughput"], got["best_lost"], got["regret"]])
     return {"rules": rules, "frontier": frontier, "oracle": oracle(runs, drawn)}
 
@@ -299,7 +315,17 @@ def cross_validate(args: argparse.Namespace, runs: Sequence[Run], alphas: Sequen
         for curves, other in (halves, halves[::-1]):
             history = earlier(other, curves) if args.cross_history else ()
             results.append(
-                replay(curves, args.order, args.episodes, args.seed + k, args.alpha, history, alphas, args.rules)
+                replay(
+                    curves,
+                    args.order,
+                    args.episodes,
+                    args.seed + k,
+                    args.alpha,
+                    history,
+                    alphas,
+                    args.rules,
+                    args.audit_share,
+                )
             )
     return {**mean(results), "halves": [r["rules"] for r in results]}
 
@@ -314,6 +340,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument(
         "--alpha", type=float, default=DEFAULT_ALPHA, help="of `ours`: how often a run that ties may be stopped"
     )
+    parser.add_argument(
+        "--audit-share", type=float, default=DEFAULT_AUDIT_SHARE, help="of the runs: `ours` may not stop them"
+    )
     parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES, help="measure these only")
     parser.add_argument("--alphas", default=",".join(map(str, ALPHAS)), help="the frontier")
     parser.add_argument("--split", type=int, default=0, help="cross-validate on so many random halvings by group")
@@ -326,7 +355,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         result = cross_validate(args, runs, alphas)
     else:
         history = earlier(load(args.history), runs) if args.history else ()
-        result = replay(runs, args.order, args.episodes, args.seed, args.alpha, history, alphas, args.rules)
+        result = replay(
+            runs, args.order, args.episodes, args.seed, args.alpha, history, alphas, args.rules, args.audit_share
+        )
         result["history_runs"] = len(history)
     if not args.json:
         for rule, got in result["rules"].items():

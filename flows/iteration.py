@@ -13,6 +13,7 @@ from arl_core.outcome import Outcome, settle
 from arl_core.policy.parents import Shown
 from arl_core.records import Experiment, source_hash, utc_now
 from arl_core.second_look import reference
+from arl_core.stopping import audit_fields
 from flows.blame import check_disk
 from flows.confirm import Look, measure_floor, paid_for, second_look, settled_by_size
 from flows.costs import Costs
@@ -129,7 +130,7 @@ def order(session: Session, source: str, index: int, costs: Costs) -> Order:
     config = session.config
     check_disk(session.folder, config.environment)
     with costs.timed("verdict_snapshot"):
-        snapshot = session.history.snapshot()
+        snapshot = session.history.snapshot(index)
     return Order(index, source, config.seed, session.place(index), config.stopping.rule, snapshot, blamed=index > 0)
 
 
@@ -177,7 +178,9 @@ def conclude(session: Session, proposal: Proposal, result: RunResult | None, jud
     if config.policy.learns:
         session.pending.append((rollout, terms["reward"]))
     metrics = _update(session, costs) if len(session.pending) >= config.policy.batch_edits else {}
-    extra: dict[str, Any] = {"update": metrics} if metrics else {}
+    extra: dict[str, Any] = audit_fields(config, proposal.index) if result is not None else {}
+    if metrics:
+        extra["update"] = metrics
     if proposal.policy_step != session.policy_step - bool(metrics):
         extra["proposed_at_step"] = proposal.policy_step  # the policy has learned while this candidate ran
     experiment = _experiment(

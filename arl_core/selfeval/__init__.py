@@ -3,6 +3,17 @@
 from arl_core.selfeval.curve import Curve
 from arl_core.selfeval.forecast import Forecaster, Outlook
 from arl_core.selfeval.judge import RULES, Rule, make_judge
-from arl_core.selfeval.snapshot import PastRun, Snapshot
+from arl_core.selfeval.snapshot import PastRun, Snapshot, is_judged, stands_for
 
-__all__ = ["RULES", "Curve", "Forecaster", "Outlook", "PastRun", "Rule", "Snapshot", "make_judge"]
+__all__ = [
+    "RULES",
+    "Curve",
+    "Forecaster",
+    "Outlook",
+    "PastRun",
+    "Rule",
+    "Snapshot",
+    "is_judged",
+    "make_judge",
+    "stands_for",
+]

@@ -105,6 +105,8 @@ class Forecaster:
         unknown = (np.nan,) * len(GRID)
         self.rate_NC = np.array([run.rates or unknown for run in runs], dtype=np.float64)
         self.own_N = np.array([run.own for run in runs])
+        self.stands_for_N = np.array([run.stands_for for run in runs], dtype=np.float64)
+        self.sampled_N = np.array([run.sampled for run in runs])
         final_N = np.array([run.final for run in runs], dtype=np.float64)
         self.offset, self.slope = snapshot.metric_of_loss()
         loss = (snapshot.incumbent - self.offset) / self.slope
@@ -138,7 +140,8 @@ class Forecaster:
         past_PLN = [*(self._columns(fraction_L * share) - now_LN for share in PAST)]
         past_LNP = np.stack([*past_PLN, _RATE * self._at(self.rate_NC, fraction_L)], axis=2)
         known_LN = np.isfinite(now_LN)
-        weight_LN = np.where(known_LN, self.near_N, 0.0)
+        # Who was stopped is missing among the completed, so who is like it and was audited weighs as much as all of them.
+        weight_LN = np.where(known_LN, self.near_N * self.stands_for_N, 0.0)
         now_LN = np.where(known_LN, now_LN, self.incumbent)
         seen_LNP = np.isfinite(past_LNP) * weight_LN[:, :, None]
         centre_LP = (seen_LNP * np.nan_to_num(past_LNP)).sum(axis=1) / np.maximum(seen_LNP.sum(axis=1), 1e-12)
@@ -190,16 +193,14 @@ class Forecaster:
     def strictness(self) -> float:
         """How many standard deviations, times patience, stop a run: at most alpha of runs that tie ever show as many.
 
-        Calibrated on whole paths: each completed run that was never judged is replayed as if it tied, and its worst
-        left-out deviation over the planned checks is one draw; a prior worth a few runs stands in while draws are few.
+        Calibrated on whole paths: each completed run that nothing selected is replayed as if it tied, and its worst left-out
+        deviation over the planned checks is one draw; a prior worth a few runs stands in while draws are few.
         """
         own = float(self.near_N[self.own_N].sum() / self.near_N.sum())  # of what is known near the incumbent
         share = min(1.0, _USUAL_SHARE / self._improving_share()) ** (_CAUTION * own)
         alpha = 1.0 - (1.0 - self.snapshot.alpha) ** share  # near share · alpha, and still free up to 1
         checks = [f for f in self.snapshot.checks if FIRST_LOOK <= f < 1] or [0.5]
-        clean_N = ~self.own_N
-        clean_N[np.flatnonzero(self.own_N)[:NEVER_JUDGED]] = True
-        weight_N = np.where(clean_N, self.near_N, 0.0)
+        weight_N = np.where(self.sampled_N, self.near_N, 0.0)
         worst_N = np.max([-special.ndtri(self.look(f).p_N) / _patience(f) for f in checks], axis=0)
         grid, prior = _prior_risk(tuple(checks))
         order = np.argsort(worst_N)

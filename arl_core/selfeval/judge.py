@@ -10,7 +10,7 @@ import numpy as np
 from arl_core.selfeval.curve import Curve
 from arl_core.selfeval.forecast import FIRST_LOOK, Forecaster
 from arl_core.selfeval.naive import power_law
-from arl_core.selfeval.snapshot import NEVER_JUDGED, Snapshot
+from arl_core.selfeval.snapshot import AUDIT, NEVER_JUDGED, Snapshot
 from frozen_env.contract import Judge, Progress, Report, Verdict
 
 Rule = Literal["none", "naive", "ours"]
@@ -110,4 +110,7 @@ def our_verdict(snapshot: Snapshot, forecaster: Forecaster | None, curve: Curve,
         f"{'under' if stop else 'not under'} the level {level:.3f}; forecast {seen.forecast:.4f} "
         f"[{seen.low:.4f}, {seen.high:.4f}] against {incumbent:.4f}"
     )
-    return Verdict(stop, reason, "ours", fraction, seen.forecast, seen.low, seen.high, seen.p_tie, incumbent)
+    rule = "ours"
+    if stop and snapshot.audited:
+        stop, rule, reason = False, AUDIT, f"{reason}; drawn for the audit, it goes on all the same"
+    return Verdict(stop, reason, rule, fraction, seen.forecast, seen.low, seen.high, seen.p_tie, incumbent)

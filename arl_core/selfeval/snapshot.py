@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from arl_core.selfeval.curve import GRID, Curve, levels_and_errors
-from frozen_env.contract import Direction, is_better
+from frozen_env.contract import Direction, Verdict, is_better
 
 DEFAULT_ALPHA = 0.4  # how often a run that exactly ties may be stopped; how it was chosen: docs/stopping.md
+DEFAULT_AUDIT_SHARE = 0.05  # of runs that the forecast may not stop, so that calibration sees what it stops
 BLUR_AT = 0.25  # the elapsed fraction at which the noise of a level is kept
-NEVER_JUDGED = 4  # the first runs of a campaign run whole, so they calibrate without selection
+NEVER_JUDGED = 4  # the first runs of a campaign run whole, unless earlier campaigns have taught enough
+AUDIT = "audit"  # the rule of a verdict that would have stopped its run, had that not been drawn for the audit
 MAX_OWN, MAX_EARLIER = 256, 256  # runs kept; a snapshot stays under 0.4 MB of JSON
 
 
@@ -26,6 +28,8 @@ class PastRun:
     final is the measured metric; group names the campaign or series that the run belongs to; own: it is this campaign.
     rates is the learning rate over its peak on GRID, empty when it was not reported.
     blur is the standard error of its level at the fraction BLUR_AT, in nats/token: what noise alone would do.
+    stands_for: how many runs of its kind it stands for, stopped ones included (stands_for()). sampled: it is of a random sample
+    of all runs, since no forecast judged it or since it was drawn for the audit, whatever that said; else it is a survivor.
     """
 
     final: float
@@ -34,6 +38,8 @@ class PastRun:
     own: bool = True
     blur: float = 0.0
     rates: tuple[float, ...] = ()
+    stands_for: float = 1.0
+    sampled: bool = True
 
     @classmethod
     def from_curve(cls, curve: Curve, final: float, group: str = "", own: bool = True) -> PastRun:
@@ -45,6 +51,20 @@ class PastRun:
         return cls(float(final), compact, group, own, 0.0 if math.isnan(blur) else round(blur, 6), rates)
 
 
+def stands_for(verdicts: Sequence[Verdict], audit_share: float) -> float:
+    """Return how many runs of its kind, stopped ones included, a completed run stands for (Horvitz and Thompson 1952).
+
+    1/audit_share when only the audit let it live, else 1. (Where nothing was audited nobody knows, and it is 1 too.)
+    """
+    only_audited = any(verdict.rule == AUDIT for verdict in verdicts)
+    return 1 / audit_share if only_audited and audit_share > 0 else 1.0
+
+
+def is_judged(verdicts: Sequence[Verdict]) -> bool:
+    """Did a forecast judge this run, so that it might have been stopped?"""
+    return any(verdict.forecast is not None for verdict in verdicts)
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Everything a verdict needs on any node.
@@ -52,7 +72,7 @@ class Snapshot:
     completed: whole runs in the order of their time (oldest first), own campaign and earlier ones. incumbent: the best
     final so far, None before the first. loss_scale turns nats/token into the metric's units (bits-per-byte:
     1/(ln 2 · bytes per token)); None has it learned from completed runs. alpha: how often a run that exactly ties may be stopped.
-    checks: the elapsed fractions at which the supervisor plans to ask.
+    checks: the elapsed fractions at which the supervisor plans to ask. audited: this run's forecast is noted and does not stop it.
     """
 
     completed: tuple[PastRun, ...] = ()
@@ -61,6 +81,7 @@ class Snapshot:
     loss_scale: float | None = None
     alpha: float = DEFAULT_ALPHA
     checks: tuple[float, ...] = field(default_factory=lambda: tuple(k / 20 for k in range(1, 20)))
+    audited: bool = False
 
     @classmethod
     def build(
@@ -101,7 +122,13 @@ class Snapshot:
         return 0.0, float(np.median(pairs[:, 0] / pairs[:, 1])) if len(pairs) else 1.0
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Return plain data. What most runs have by default is left out: it adds up over hundreds of them."""
+        data = dataclasses.asdict(self)
+        for run in data["completed"]:
+            for name, usual in (("stands_for", 1.0), ("sampled", True)):
+                if run[name] == usual:
+                    del run[name]
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Snapshot:

@@ -11,8 +11,8 @@ import pytest
 from arl_core.config import load_config
 from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment, State
-from arl_core.stopping import StoppingHistory
-from frozen_env.contract import Report, Status
+from arl_core.stopping import StoppingHistory, audit_fields, is_audited
+from frozen_env.contract import Report, Status, Verdict
 
 
 def campaign(name: str = "c") -> Campaign:
@@ -52,12 +52,12 @@ def test_remembered_and_read_anew_are_the_same(memory: CountingMemory, earlier_c
     history = StoppingHistory(memory, campaign(), config)
     for index in (0, 3, 1, 2):  # side by side they are committed out of order
         memory.commit_iteration(run(index, status=Status.DISCARDED if index else Status.KEPT), State())
-        anew = StoppingHistory(memory, campaign(), config).snapshot()
-        assert history.snapshot() == anew
+        anew = StoppingHistory(memory, campaign(), config).snapshot(9)
+        assert history.snapshot(9) == anew
     finals = sorted(one["final"] for one in anew["completed"])
     assert finals == [1.7, 1.8, 1.9, 2.0] + ([2.0] if earlier_count else [])
     memory.commit_iteration(run(4, status=Status.CRASHED, value=None), State())
-    assert history.snapshot() == anew, "a run without a value calibrates nothing"
+    assert history.snapshot(9) == anew, "a run without a value calibrates nothing"
 
 
 def test_a_campaign_that_goes_on_after_another_finds_all_of_its_own_runs(memory: CountingMemory) -> None:
@@ -67,7 +67,7 @@ def test_a_campaign_that_goes_on_after_another_finds_all_of_its_own_runs(memory:
     for index in range(6):
         memory.commit_iteration(run(index, "later"), State())
     config = load_config("embedded", {"stopping.history": True})
-    found = StoppingHistory(memory, campaign(), config).snapshot()["completed"]
+    found = StoppingHistory(memory, campaign(), config).snapshot(9)["completed"]
     assert [(one["group"], one["own"]) for one in found][:6] == [("c", True)] * 6
     few = [one.campaign_id for one in memory.completed_runs("e1", 8, own="c")]
     assert few == ["later"] * 2 + ["c"] * 6
@@ -77,7 +77,54 @@ def test_only_the_curves_that_are_new_are_read(memory: CountingMemory) -> None:
     history = StoppingHistory(memory, campaign(), load_config("embedded", {"stopping.history": True}))
     for index in range(10):
         memory.commit_iteration(run(index), State())
-        history.snapshot()
+        history.snapshot(9)
     assert memory.curves_read == 11
-    history.snapshot()
+    history.snapshot(9)
     assert memory.curves_read == 11
+
+
+def test_earlier_campaigns_on_another_device_are_left_out(memory: CountingMemory) -> None:
+    for name, device in (("slow", "slow GPU"), ("fast", "fast GPU")):
+        memory.create_campaign(campaign(name))
+        for index in range(2):
+            memory.commit_iteration(run(index, name, extra={"performance": {"device": device}}), State())
+    memory.commit_iteration(run(0, extra={"performance": {"device": "fast GPU"}}), State())
+    found = StoppingHistory(memory, campaign(), load_config("embedded")).snapshot(9)["completed"]
+    assert [one["group"] for one in found] == ["c", "earlier", "fast", "fast"], "`earlier` has not told where it ran"
+
+
+def test_what_a_run_stands_for_is_read_from_its_own_record_whatever_the_settings_are_now(
+    memory: CountingMemory,
+) -> None:
+    cautious, judged = Verdict(False, "", "ours", 0.5), Verdict(False, "", "ours", 0.5, forecast=1.5, p_improve=0.5)
+    audited = Verdict(False, "", "audit", 0.5, forecast=1.9, p_improve=0.01)
+    told: list[tuple[Verdict, dict[str, Any]]] = [
+        (cautious, {"audit": {"drawn": False, "share": 0.2}}),  # one of the first few
+        (judged, {"audit": {"drawn": False, "share": 0.2}}),  # a survivor
+        (judged, {"audit": {"drawn": True, "share": 0.2}}),  # drawn, and would have lived anyway
+        (audited, {"audit": {"drawn": True, "share": 0.2}}),
+        (judged, {}),  # a survivor of a version that knew no audit
+    ]
+    for index, (verdict, extra) in enumerate(told):
+        memory.commit_iteration(run(index, verdicts=(verdict,), extra=extra), State())
+    config = load_config("embedded", {"stopping.audit_share": 0.5, "stopping.history": False})
+    found = StoppingHistory(memory, campaign(), config).snapshot(9)["completed"]
+    assert [one.get("sampled", True) for one in found] == [True, False, True, True, False]
+    assert [one.get("stands_for", 1.0) for one in found] == [1.0, 1.0, 1.0, 5.0, 1.0]
+
+
+def test_the_audit_draws_its_share_by_seed_and_index_alone() -> None:
+    config = load_config("embedded", {"stopping.audit_share": 0.2})
+    drawn = [is_audited(config, index) for index in range(2000)]
+    assert drawn == [is_audited(config, index) for index in range(2000)]
+    assert 0.17 < sum(drawn) / len(drawn) < 0.23
+    assert drawn != [is_audited(load_config("embedded", {"seed": 1}), index) for index in range(2000)]
+    assert not any(is_audited(load_config("embedded", {"stopping.audit_share": 0.0}), index) for index in range(100))
+    assert audit_fields(config, 3) == {"audit": {"drawn": drawn[3], "share": 0.2}}
+    assert audit_fields(load_config("embedded", {"stopping.rule": "naive"}), 3) == {}, "only our own rule is audited"
+
+
+def test_the_snapshot_says_whether_its_run_is_audited(memory: CountingMemory) -> None:
+    config = load_config("embedded", {"stopping.audit_share": 0.5})
+    history = StoppingHistory(memory, campaign(), config)
+    assert [history.snapshot(index)["audited"] for index in range(20)] == [is_audited(config, i) for i in range(20)]

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from arl_core.selfeval import Curve, PastRun, Snapshot, make_judge
-from frozen_env.contract import Progress, Report
+from arl_core.selfeval import Curve, Forecaster, PastRun, Snapshot, make_judge
+from arl_core.selfeval.snapshot import AUDIT, is_judged, stands_for
+from frozen_env.contract import Progress, Report, Verdict
 from tests.arl_core.selfeval.campaigns import SCALE, progress, reports, snapshot
 
 SEEDLING = [2.10, 2.05, 2.08, 2.02]  # four completed runs; the incumbent ended at 2.02
@@ -229,3 +230,73 @@ def test_whatever_a_candidate_reports_can_be_kept_and_judged(losses: list[float]
 def test_a_curve_that_cannot_be_read_stops_nobody(loss: float) -> None:
     verdict = make_judge(snapshot(SEASONED))(progress(saying([loss] * 100), 0.5))
     assert (verdict.stop, verdict.reason) == (False, "the curve cannot be read")
+
+
+def test_a_run_that_is_drawn_for_the_audit_is_not_stopped_and_the_verdict_says_that_it_would_have_been() -> None:
+    plain, audited = snapshot(SEASONED), dataclasses.replace(snapshot(SEASONED), audited=True)
+    seen = progress(reports(2.5), 0.5)
+    would, verdict = make_judge(plain)(seen), make_judge(audited)(seen)
+    assert (would.stop, would.rule) == (True, "ours")
+    assert (verdict.stop, verdict.rule) == (False, AUDIT)
+    assert verdict.p_improve == would.p_improve
+    assert make_judge(audited)(progress(reports(1.9), 0.5)).rule == "ours", "and where it would not, nothing is noted"
+
+
+def test_the_audit_does_not_keep_a_broken_run_alive() -> None:
+    run = tuple(Report(k, 3.0 * (k + 1), 0.01 * (k + 1), loss) for k, loss in enumerate([7.0, 5.0, math.nan]))
+    audited = dataclasses.replace(snapshot(SEASONED), audited=True)
+    assert make_judge(audited)(Progress(run, run[-1].elapsed_s, 300.0)).stop
+
+
+CAUTIOUS = Verdict(False, "too few", "ours", 0.5)
+LET_LIVE = Verdict(False, "not under the level", "ours", 0.5, forecast=2.0, p_improve=0.5)
+NAIVE = Verdict(False, "not worse", "naive", 0.5, forecast=2.0)
+AUDITED = Verdict(False, "under the level", AUDIT, 0.5, forecast=2.1, p_improve=0.01)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "share", "judged", "runs"),
+    [
+        ([], 0.0, False, 1.0),  # no rule at all
+        ([CAUTIOUS], 0.0, False, 1.0),  # the first few
+        ([CAUTIOUS, LET_LIVE], 0.1, True, 1.0),  # it would have lived anyway…
+        ([CAUTIOUS, LET_LIVE, AUDITED, LET_LIVE], 0.1, True, 10.0),  # …and this one not: nine like it were stopped
+        ([LET_LIVE, AUDITED], 1.0, True, 1.0),  # nothing is stopped
+        ([CAUTIOUS, LET_LIVE], 0.0, True, 1.0),  # a survivor; those that were stopped left no trace
+        ([NAIVE], 0.0, True, 1.0),
+    ],
+)
+def test_a_completed_run_stands_for_those_like_it_that_were_stopped(
+    verdicts: list[Verdict], share: float, judged: bool, runs: float
+) -> None:
+    assert (is_judged(verdicts), stands_for(verdicts, share)) == (judged, runs)
+
+
+def test_what_a_run_stands_for_survives_json() -> None:
+    first, *others = snapshot(SEEDLING).completed
+    known = Snapshot((dataclasses.replace(first, stands_for=10.0, sampled=False), *others), audited=True)
+    assert Snapshot.from_json(known.to_json()) == known
+
+
+def test_a_snapshot_of_an_earlier_version_is_read() -> None:
+    data = snapshot(SEEDLING).to_json()
+    assert not {"stands_for", "sampled"} & set(data["completed"][0])
+    del data["audited"]
+    assert Snapshot.from_json(data) == snapshot(SEEDLING)
+
+
+def test_survivors_alone_do_not_move_the_level_of_the_test() -> None:
+    known = snapshot(SEASONED)
+    selected = [dataclasses.replace(run, sampled=False) for run in known.completed]
+    sample, survivors = Forecaster(known), Forecaster(dataclasses.replace(known, completed=tuple(selected)))
+    assert sample.look(0.5).tie.mean_P == pytest.approx(survivors.look(0.5).tie.mean_P)
+    assert sample.strictness != survivors.strictness
+
+
+def test_a_run_that_only_the_audit_let_live_weighs_in_the_tie_as_all_that_were_stopped_like_it() -> None:
+    known = snapshot(SEASONED)
+    last = dataclasses.replace(known.completed[5], stands_for=3.0)
+    thrice = dataclasses.replace(known, completed=(*known.completed[:5], last, *known.completed[6:]))
+    repeated = dataclasses.replace(known, completed=(*known.completed, known.completed[5], known.completed[5]))
+    weighed, counted = Forecaster(thrice).look(0.5).tie, Forecaster(repeated).look(0.5).tie
+    assert weighed.mean_P == pytest.approx(counted.mean_P, rel=0.05, abs=1e-3)

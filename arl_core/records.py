@@ -23,6 +23,8 @@ from frozen_env.contract import Cause, Direction, Report, Status, Verdict
 from frozen_env.description import built_in
 from frozen_env.files import split_marked
 
+BEST_AFTER = "best_after"  # in an experiment's extra: the incumbent's value after its commit
+
 
 @dataclass(frozen=True)
 class Experiment:

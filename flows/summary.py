@@ -12,9 +12,9 @@ from rich.text import Text
 
 from arl_core.memory import Memory
 from arl_core.records import Experiment, confirmed_words
+from arl_core.report.findings import staircase
 from flows.display import experiments_table
 from flows.surroundings import ROOT
-from frozen_env.contract import Status
 
 SHOWN_ROWS = 40
 
@@ -91,11 +91,7 @@ def plot_best_so_far(experiments: list[Experiment], path: Path) -> Path:
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     measured = [(one.index, one.value) for one in experiments if one.value is not None]
     forecast = [(one.index, one.estimate) for one in experiments if one.value is None and one.estimate is not None]
-    kept = [
-        (one.index, one.confirmed_value if one.confirmations else one.value)
-        for one in experiments
-        if one.status is Status.KEPT and one.value is not None
-    ]
+    steps = staircase(experiments)  # side by side, the last one kept need not be the incumbent
     again = [one for one in experiments if one.confirmations and one.confirmed_value is not None]
     if measured:
         axes.plot(*zip(*measured, strict=True), "o", color="tab:blue", label="one run")
@@ -111,8 +107,7 @@ def plot_best_so_far(experiments: list[Experiment], path: Path) -> Path:
         )
     if forecast:
         axes.plot(*zip(*forecast, strict=True), "o", mfc="none", color="tab:orange", label="stopped early (forecast)")
-    if kept:
-        steps = [*kept, (experiments[-1].index, kept[-1][1])]
+    if steps:
         axes.step(*zip(*steps, strict=True), where="post", color="tab:green", label="best so far")
     axes.set_xlabel("experiment")
     axes.set_ylabel(experiments[0].metric if experiments else "")

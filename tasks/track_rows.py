@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from arl_core.edit import levers_seen_from
-from arl_core.records import Experiment, one_line
+from arl_core.records import BEST_AFTER, Experiment, one_line
 from frozen_env.contract import Report, Status, is_better
 
 CURVE_POINTS = 120  # a longer curve is thinned: a metric costs 0.2 ms, and curve.json has every point
@@ -64,6 +64,8 @@ def campaign_metrics_of(experiment: Experiment) -> list[Point]:
         )  # it beat the incumbent in pairs, on seeds of which the incumbent may have more
     elif value is not None and experiment.status is Status.KEPT and not math.isnan(value):
         best = value if best is None or is_better(value, best, experiment.direction) else best
+    # Side by side the incumbent of the proposal may be long gone; records of earlier versions know no other.
+    best = experiment.extra.get(BEST_AFTER, best)
     told = {f"best_{metric}": best, metric: value, "reward": experiment.reward}
     told |= {f"policy/{name}": number for name, number in dict(experiment.extra.get("update") or {}).items()}
     return [(key, float(number), at, experiment.index) for key, number in told.items() if _is_number(number)]

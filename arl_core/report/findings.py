@@ -304,11 +304,13 @@ def learning(experiments: Sequence[Experiment]) -> list[LearningPoint]:
             continue
         rewards = [each.reward for each in since if each.reward is not None]
         numbers = {key: float(value) for key, value in dict(update).items() if isinstance(value, int | float)}
+        # Side by side the batch is what landed first, not the rows before this one; older records have only these.
+        rewarded = numbers.get("reward_batch_mean", statistics.fmean(rewards) if rewards else None)
         points.append(
             LearningPoint(
                 index=one.index,
                 proposals=len(since),
-                reward_mean=statistics.fmean(rewards) if rewards else None,
+                reward_mean=rewarded,
                 valid=sum(each.status in RAN for each in since) / len(since),
                 improving=sum(each.status is Status.KEPT for each in since) / len(since),
                 metrics=numbers,

@@ -68,6 +68,16 @@ def test_a_lucky_run_does_not_become_the_best(tmp_path: Path):
     assert found["best_index"] == 0
 
 
+def test_the_line_of_the_best_so_far_ends_at_the_incumbent_where_a_worse_one_was_kept_later(
+    tmp_path: Path, monkeypatch
+):
+    """Side by side without confirmation, an experiment may be kept against the incumbent of its own proposal."""
+    drawn: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
+    monkeypatch.setattr("matplotlib.axes.Axes.step", lambda _axes, x, y, **_: drawn.append((x, y)))
+    summary(tmp_path, one(0, Status.KEPT, 1.64), one(1, Status.KEPT, 1.58), one(2, Status.KEPT, 1.60))
+    assert drawn == [((0, 1, 2), (1.64, 1.58, 1.58))]
+
+
 def test_without_confirmation_the_summary_says_that_nothing_is_confirmed(tmp_path: Path):
     single = [one(0, Status.KEPT, 1.64), one(1, Status.KEPT, 1.60)]
     shown, _ = summary(tmp_path, *single)

@@ -324,6 +324,11 @@ def test_single_and_confirmed_values_are_told_apart(tracking: Tracking, campaign
     assert {point.step: point.value for point in history} == {1: 1.42, 2: 1.5, 3: 1.5}
 
 
+def test_the_campaigns_best_is_the_incumbent_after_the_commit_not_that_of_the_proposal(campaign: Campaign) -> None:
+    late = experiment(campaign, 3, status=Status.DISCARDED, incumbent_value=1.5, extra={"best_after": 1.3})
+    assert dict(point[:2] for point in track_rows.campaign_metrics_of(late))["best_val_bpb"] == 1.3
+
+
 def test_an_incumbents_further_runs_reach_a_run_that_was_whole(tracking: Tracking, campaign: Campaign) -> None:
     kept = experiment(campaign, 1, confirmed_value=1.42, confirmations=4)
     run_id = sync_experiment(tracking, campaign, kept)

@@ -311,6 +311,12 @@ def test_learning_is_told_per_update():
     assert point.metrics == {"entropy": 0.5}
 
 
+def test_the_reward_of_an_update_is_that_of_its_own_batch() -> None:
+    """Side by side the batch is what landed first, which rows in order of their index do not tell."""
+    some = [kept(0, 2.0), one(1, reward=-0.8), one(2, reward=0.2, extra={"update": {"reward_batch_mean": 0.1}})]
+    assert findings.learning(some)[0].reward_mean == 0.1
+
+
 def test_time_adds_up_to_the_wall_clock():
     costs = {"propose": 3.0, "training": 10.0, "scoring": 1.0, "startup": 0.5, "run": 12.0, "iteration": 16.0}
     parts = findings.time_by_part([one(0, costs=costs), one(1, costs=costs | {"before/between": 2.0})])

@@ -96,9 +96,8 @@ def run(session: Session, stop: StopConditions) -> None:
 
 def run_in_turn(session: Session, indices: Iterator[int], stop: StopConditions) -> None:
     """Settle what an earlier start has run, then run one experiment after the other. Raises OutOfTime in a second look."""
-    begun = looks_begun(
-        session
-    )  # these first, as side by side: their incumbent may be replaced by one that landed later
+    # Second looks that had begun come first, as side by side: their incumbent may be replaced by one that landed later.
+    begun = looks_begun(session) if session.landed else set()
     for one in sorted(session.landed.values(), key=lambda one: one.proposal.index not in begun):
         session.display.begin(one.proposal.index, session.last_index)
         session.display.candidate(one.proposal.edit.summary)

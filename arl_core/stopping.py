@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from typing import Any
 
@@ -16,8 +17,13 @@ AUDIT = "audit"  # in an experiment's extra: the share audited, and whether this
 
 
 def is_audited(config: CampaignConfig, index: int) -> bool:
-    """Was this experiment drawn for the audit? By seed and index alone: no result decides, and a resumed run is drawn again."""
-    return random.Random(f"audit/{config.seed}/{index}").random() < config.stopping.audit_share
+    """Was this experiment drawn for the audit? By seed and index alone: no result decides, and a resumed run is drawn again.
+
+    A systematic sample: each 1 / share experiments in a row hold one, from a first that the seed draws. Independent draws leave
+    some seeds without any for a whole night, 0 among them.
+    """
+    share, start = config.stopping.audit_share, random.Random(f"audit/{config.seed}").random()
+    return math.floor(start + index * share) > math.floor(start + (index - 1) * share)
 
 
 def audit_fields(config: CampaignConfig, index: int) -> dict[str, Any]:

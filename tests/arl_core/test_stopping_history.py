@@ -117,11 +117,19 @@ def test_the_audit_draws_its_share_by_seed_and_index_alone() -> None:
     config = load_config("embedded", {"stopping.audit_share": 0.2})
     drawn = [is_audited(config, index) for index in range(2000)]
     assert drawn == [is_audited(config, index) for index in range(2000)]
-    assert 0.17 < sum(drawn) / len(drawn) < 0.23
     assert drawn != [is_audited(load_config("embedded", {"seed": 1}), index) for index in range(2000)]
     assert not any(is_audited(load_config("embedded", {"stopping.audit_share": 0.0}), index) for index in range(100))
+    assert all(is_audited(load_config("embedded", {"stopping.audit_share": 1.0}), index) for index in range(100))
     assert audit_fields(config, 3) == {"audit": {"drawn": drawn[3], "share": 0.2}}
     assert audit_fields(load_config("embedded", {"stopping.rule": "naive"}), 3) == {}, "only our own rule is audited"
+
+
+@pytest.mark.parametrize(("share", "block"), [(0.05, 20), (0.1, 10), (0.2, 5), (0.5, 2)])
+def test_every_short_campaign_has_its_audited_runs_whatever_its_seed(share: float, block: int) -> None:
+    for seed in range(20):
+        config = load_config("embedded", {"stopping.audit_share": share, "seed": seed})
+        drawn = [is_audited(config, index) for index in range(1, 20 * block + 1)]
+        assert {sum(drawn[start : start + block]) for start in range(0, len(drawn), block)} == {1}
 
 
 def test_the_snapshot_says_whether_its_run_is_audited(memory: CountingMemory) -> None:

@@ -84,12 +84,14 @@ class StoppingSettings(Settings):
         lt=1,
         description="most probability of stopping a run that would exactly tie the best, over all its checks (docs/stopping.md)",
     )
-    history: bool = Field(True, description="calibrate on earlier campaigns of the same frozen environment and kind of device too")
+    history: bool = Field(
+        True, description="calibrate on earlier campaigns of this frozen environment and kind of device too"
+    )
     audit_share: float = Field(
         DEFAULT_AUDIT_SHARE,
         ge=0,
         le=1,
-        description="share of runs, one in so many from a first that the seed draws, that `ours` may not stop: what keeps alpha true (docs/stopping.md)",
+        description="share of runs, evenly spread from a first that the seed draws, that `ours` may not stop (docs/stopping.md)",
     )
 
 
@@ -148,7 +150,9 @@ class ConfirmSettings(Settings):
     borrowed_df: float = Field(
         1.0, ge=0, description="degrees of freedom that the noise of other files counts for in judging one candidate"
     )
-    history: bool = Field(True, description="learn the noise from earlier campaigns of the same frozen environment and kind of device too")
+    history: bool = Field(
+        True, description="learn the noise from earlier campaigns of this frozen environment and kind of device too"
+    )
     reuse: bool = Field(
         True,
         description="pair with the incumbent's earlier runs; false: run both arms now, on seeds of their own, at up to twice "

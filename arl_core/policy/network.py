@@ -3,7 +3,7 @@
 Legend of shapes: P prompt tokens, T completion tokens, F free tokens of one edit, R rollouts of one prompt, D width,
 V vocabulary.
 
-What an update costs is the prompt: 900 tokens for 100 of completion. Rollouts of one prompt share one pass over it, and
+What an update costs is the prompt: 1,500 tokens for 100 of completion. Rollouts of one prompt share one pass over it, and
 its keys and values are constants for the gradient unless `prompt_grad` says otherwise: the adapter then learns through
 what it does to completion tokens only, at a fifth of the price.
 """

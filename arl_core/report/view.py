@@ -60,7 +60,7 @@ def build(data: CampaignData) -> dict[str, Any]:
     content: dict[str, Any] = {
         "campaign": _campaign(data),
         "hero": _hero(found, data),
-        "tiles": _tiles(data, found, saved, parts, outlook),
+        "tiles": _tiles(data, saved, parts, outlook),
         "changed": _changed(found),
         "cautions": words.cautions(found, experiments, findings.noise_sd(experiments)),
         "improvements": [_improvement(step) for step in sorted(largest, key=lambda step: step.experiment.index)],
@@ -134,7 +134,6 @@ def _to_the_minute(at: str) -> str:
 
 def _tiles(
     data: CampaignData,
-    found: Answer,
     saved: findings.Savings,
     parts: dict[str, float],
     outlook: dict[str, Any] | None,

@@ -4,7 +4,7 @@ python -m bench.replay --trials TRIALS.parquet --arms random,local,tpe,cmaes,gre
   -> {"arms": {ARM: {"best_8h": [per seed], "best_24h": [per seed], "experiments": [...]}}, "paired": {...}, "surrogate": {...}}
 
 best_Xh is val_bpb without noise of the incumbent, which was chosen under noise. `experiments` are those that began within
---hours; a last one that ended later changes no best. Numeric arms take seconds a seed, the language-model arms (greedy, rl;
+--hours; a last one that ended later changes no best. Numeric arms take up to a minute a seed, the language-model arms (greedy, rl;
 ppo, critic and filter take rl apart) minutes; both resume: a finished arm and seed is read from --results, an unfinished one
 goes on from its memory in --work, which is refused when it was made with other settings.
 """

@@ -404,6 +404,7 @@ def _settle_repeats(db: Any, no: int, index: int) -> None:
     for (text,) in db.execute(query, [no, index]).fetchall():
         told = json.loads(text)
         command = """update m.experiments set confirmed_value = ?, confirmations = ?
-                     where campaign = ? and idx = ? and coalesce(confirmations, 0) < ?"""  # candidates side by side
+                     where campaign = ? and idx = ? and status = 'kept' and coalesce(confirmations, 0) < ?"""
+        # Side by side a candidate that is settled late has seen fewer of its incumbent's runs; and that may be none any more.
         db.execute(command, [told["mean"], told["runs"], no, told["index"], told["runs"]])
     db.execute(f"update m.repeats set result = null where {waiting}", [no, index])

@@ -35,7 +35,7 @@ def insert(db: Any, table: str, row: dict[str, Any]) -> None:
 
 def to_row(no: int, experiment: Experiment) -> dict[str, Any]:
     row: dict[str, Any] = {"campaign": no, "idx": experiment.index, "parent_idx": experiment.parent_index}
-    row |= {name: _clean(getattr(experiment, name)) for name in PLAIN}
+    row |= {name: clean(getattr(experiment, name)) for name in PLAIN}
     row |= {name: dumps(getattr(experiment, name)) for name in JSON}
     row["reports"] = len(experiment.reports)
     row["source_key"] = key(experiment.source_hash)
@@ -43,7 +43,7 @@ def to_row(no: int, experiment: Experiment) -> dict[str, Any]:
 
 
 def to_details(no: int, experiment: Experiment, base: bytes) -> dict[str, Any]:
-    row: dict[str, Any] = {"campaign": no, "idx": experiment.index, "completion": _clean(experiment.completion)}
+    row: dict[str, Any] = {"campaign": no, "idx": experiment.index, "completion": clean(experiment.completion)}
     row["verdicts"] = dumps([dataclasses.asdict(verdict) for verdict in experiment.verdicts])
     row |= {name: _pack(getattr(experiment, name), base) for name in PACKED}
     for column in REPORT_LISTS:
@@ -100,7 +100,7 @@ def key(source_hash: str) -> int:
         return zlib.crc32(source_hash.encode("utf-8", "surrogatepass"))
 
 
-def _clean(value: Any) -> Any:
+def clean(value: Any) -> Any:
     """DuckDB takes UTF-8 only: a lone surrogate from a candidate's output becomes a question mark."""
     return str(value).encode("utf-8", "replace").decode() if isinstance(value, str) else value
 

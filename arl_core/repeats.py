@@ -13,6 +13,8 @@ from enum import StrEnum
 from typing import Any
 
 from arl_core.memory import Memory
+from arl_core.memory_rows import clean
+from arl_core.outcome import Outcome
 from frozen_env.contract import RunResult
 
 
@@ -61,13 +63,19 @@ class Repeats:
         self.memory = memory
 
     def add(
-        self, repeat: Repeat, *, result: RunResult | None = None, confirmed: tuple[int, float, int] | None = None
+        self,
+        repeat: Repeat,
+        *,
+        result: RunResult | None = None,
+        confirmed: tuple[int, float, int] | None = None,
+        deposed: tuple[int, Outcome] | None = None,
     ) -> None:
         """Commit one run. ValueError when the program has a row for this seed and role already.
 
         `result` is kept whole until its experiment is committed, so that a first run need not be repeated. `confirmed`
         (index, mean, runs) is the incumbent's record with this run; it waits with this row and takes effect with the
         experiment's commit: until then its second look must find the memory as it found it, should the campaign be killed.
+        `deposed` (index, outcome) takes an incumbent's place away with this row: its experiment has that outcome from now on.
         """
         with self.memory.writing(repeat.campaign_id) as (db, no):
             key = [no, repeat.source_hash, repeat.seed, repeat.role.value]
@@ -82,6 +90,11 @@ class Repeats:
             row = [no, repeat.index, *(getattr(repeat, name) for name in _COLUMNS), packed]
             names = ", ".join(["campaign", "idx", *_COLUMNS, "result"])
             db.execute(f"insert into m.repeats ({names}) values ({', '.join('?' * len(row))})", row)
+            if deposed is not None:
+                index, outcome = deposed
+                command = """update m.experiments set status = ?, cause = ?, reason = ?, value = null,
+                             confirmed_value = null, confirmations = 0 where campaign = ? and idx = ?"""
+                db.execute(command, [outcome.status.value, outcome.cause.value, clean(outcome.reason), no, index])
 
     def of(self, campaign_id: str) -> list[Repeat]:
         """Return all of a campaign, in the order in which they were committed."""

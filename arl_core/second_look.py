@@ -119,7 +119,16 @@ def mean_of(results: dict[int, float | None]) -> tuple[float | None, int]:
     return (math.fsum(values) / len(values), len(values)) if values else (None, 0)
 
 
-# --- what becomes of a candidate --------------------------------------------------------------------------------------
+# --- what becomes of an incumbent and of a candidate ------------------------------------------------------------------
+
+
+def found_out(incumbent: int, rerun: Outcome, seed: int) -> Outcome | None:
+    """Return what becomes of an incumbent whose re-run was rejected: of the rules that a run is rejected for, none is broken by
+    bad luck. None: it keeps its place, as experiment 0 always does, since nothing stands behind it.
+    """
+    if rerun.status is not Status.REJECTED or incumbent == 0:
+        return None
+    return replace(rerun, value=None, reason=f"was kept, then found out in a re-run on seed {seed}: {rerun.reason}")
 
 
 def too_small(outcome: Outcome, gain: float, noise: Noise | None, factor: float) -> Outcome:

@@ -36,6 +36,7 @@ from arl_core.second_look import (
     SPARE_SEEDS,
     Evidence,
     baseline_seeds,
+    found_out,
     gain_over,
     mean_of,
     paired_test,
@@ -56,6 +57,10 @@ ROLES = {Arm.CANDIDATE: Role.CANDIDATE, Arm.INCUMBENT: Role.INCUMBENT}
 
 class OutOfTime(Exception):
     """This start's time is over in the middle of a second look; what was run is committed, the next start goes on from there."""
+
+
+class Deposed(Exception):
+    """The incumbent was found out in one of its re-runs and has lost its place: the candidate meets the one before it."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,10 @@ def second_look(
     incumbent: Experiment,
     costs: Costs,
 ) -> Look:
-    """Believe a better single run only after paired re-runs. Any other outcome comes back as it is."""
+    """Believe a better single run only after paired re-runs. Any other outcome comes back as it is.
+
+    Raises OutOfTime, and Deposed when there is another incumbent now, against which this begins anew.
+    """
     confirm = session.config.confirm
     if not confirm.enabled or outcome.status is not Status.KEPT or result is None or outcome.value is None:
         return Look(outcome)
@@ -187,7 +195,7 @@ def _re_run(
 ) -> tuple[Judgement | None, str]:
     """Add pairs until the test decides. Returns its last judgement, and why the re-runs ended if it did not decide.
 
-    Raises OutOfTime when no further run would end in time.
+    Raises OutOfTime when no further run would end in time, Deposed when the incumbent is found out.
     """
     session, repeats = work.session, Repeats(work.session.memory)
     test = paired_test(session.config.confirm)
@@ -197,6 +205,8 @@ def _re_run(
     judgement: Judgement | None = None
     resumed, together = True, False
     while True:
+        if work.deposed:
+            raise Deposed(work.deposed)
         evidence = _evidence(session, repeats)
         mine, theirs = evidence.results(work.source_hash), evidence.results(incumbent.source_hash)
         if evidence.crash(work.source_hash):
@@ -246,6 +256,7 @@ class _Work:
     costs: Costs
     runs: int = 0
     against: str = ""
+    deposed: str = ""
 
     def open_test(self, result: RunResult, level: float | None, against: str) -> None:
         """Commit the first run whole, with the level of the test, unless an interrupted campaign did so already."""
@@ -323,7 +334,11 @@ class _Work:
             known = _evidence(session, repeats).results(source_hash) | {seed: outcome.value}
             mean, runs = mean_of(known)
             confirmed = (incumbent.index, mean, runs) if mean is not None else None
-        commit_repeat(repeats, repeat, confirmed=confirmed)
+        deposed = None
+        if role is Role.INCUMBENT and incumbent is not None and (lost := found_out(incumbent.index, outcome, seed)):
+            deposed = (incumbent.index, lost)
+            self.deposed = f"experiment {incumbent.index} {lost.reason}"
+        commit_repeat(repeats, repeat, confirmed=confirmed, deposed=deposed)
 
 
 def _evidence(session: Session, repeats: Repeats, device: str = "") -> Evidence:

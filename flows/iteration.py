@@ -15,7 +15,7 @@ from arl_core.records import BEST_AFTER, Experiment, source_hash, utc_now
 from arl_core.second_look import reference
 from arl_core.stopping import audit_fields
 from flows.blame import check_disk
-from flows.confirm import Look, measure_floor, paid_for, second_look, settled_by_size
+from flows.confirm import Deposed, Look, measure_floor, paid_for, second_look, settled_by_size
 from flows.costs import Costs
 from flows.retention import retire
 from flows.session import Session
@@ -147,10 +147,17 @@ def judge_at_once(session: Session, proposal: Proposal, result: RunResult | None
 
 def look_at(session: Session, proposal: Proposal, result: RunResult) -> Judged:
     """Settle a run against the present incumbent; one that looks better is run again, in pairs, before it is believed."""
-    present, source = _present(session), proposal.edit.source
-    bar, outcome = _first_look(session, proposal, result, present)
-    look = second_look(session, proposal.index, source, source_hash(source), result, outcome, present, proposal.costs)
-    return Judged(look, bar)
+    source = proposal.edit.source
+    while True:
+        present = _present(session)
+        bar, outcome = _first_look(session, proposal, result, present)
+        try:
+            look = second_look(
+                session, proposal.index, source, source_hash(source), result, outcome, present, proposal.costs
+            )
+            return Judged(look, bar)
+        except Deposed as found:
+            session.display.say(f"{found}; the best is experiment {_present(session).index} again")
 
 
 def _first_look(

@@ -31,12 +31,13 @@ from frozen_env.contract import Status
 from frozen_env.description import Description, built_in
 from tasks import ONCE
 from tasks.track_rows import (
+    SETTLED,
     Point,
     campaign_metrics_of,
     confirmed_key,
-    confirmed_tag,
     metrics_of,
     milliseconds,
+    settled_tags,
     started_ms,
     tags_of,
     write_artifacts,
@@ -165,13 +166,13 @@ def sync_campaign(
     What is made up for of a `retired` experiment comes without artifacts.
     """
     run_id = _campaign_run(tracking, campaign)
-    whole: dict[int, tuple[str, str]] | None = None
+    whole: dict[int, tuple[str, dict[str, str]]] | None = None
     for experiment in experiments:
         whole = _complete(tracking, campaign) if whole is None else whole
         if experiment.index not in whole:
             sync_experiment(tracking, campaign, experiment, artifacts=not retired(experiment.index))
-        elif whole[experiment.index][1] != confirmed_tag(experiment):
-            _refresh_confirmation(tracking, experiment, whole[experiment.index][0])
+        elif whole[experiment.index][1] != settled_tags(experiment):
+            _refresh(tracking, experiment, whole[experiment.index][0])
     status = _CAMPAIGN_STATUS.get(campaign.status, "RUNNING")
     if status == "RUNNING":
         tracking.client.update_run(run_id, status=status)
@@ -324,21 +325,25 @@ def _find(tracking: Tracking, campaign_id: str, kind: str, index: int | None = N
     return next(iter(tracking.client.search_runs([tracking.experiment_id], query, max_results=1)), None)
 
 
-def _refresh_confirmation(tracking: Tracking, experiment: Experiment, run_id: str) -> None:
-    """An incumbent is run on further seeds when a candidate needs the pair: its mean is over more runs than before."""
+def _refresh(tracking: Tracking, experiment: Experiment, run_id: str) -> None:
+    """An incumbent is run on further seeds when a candidate needs the pair: its mean is over more runs than before, or it
+    was found out and is the incumbent no more."""
     points = [point for point in metrics_of(experiment) if point[0] in (confirmed_key(experiment), "confirmations")]
-    tracking.client.log_batch(run_id, **_entities(points, {}, {"confirmed": confirmed_tag(experiment)}))
+    tracking.client.log_batch(run_id, **_entities(points, {}, settled_tags(experiment)))
+    ended = milliseconds(experiment.created_at)
+    tracking.client.set_terminated(run_id, _RUN_STATUS[experiment.status], end_time=ended)
 
 
-def _complete(tracking: Tracking, campaign: Campaign) -> dict[int, tuple[str, str]]:
-    """(run id, tag `confirmed`) of the runs that are whole, by their experiment's index."""
+def _complete(tracking: Tracking, campaign: Campaign) -> dict[int, tuple[str, dict[str, str]]]:
+    """(run id, those tags that settled_tags() gives) of the runs that are whole, by their experiment's index."""
     query = f"tags.campaign = '{campaign.id}' and tags.kind = 'experiment' and attributes.status != 'RUNNING'"
-    found: dict[int, tuple[str, str]] = {}
+    found: dict[int, tuple[str, dict[str, str]]] = {}
     page: str | None = None
     while True:
         runs = tracking.client.search_runs([tracking.experiment_id], query, max_results=500, page_token=page)
         for run in runs:
-            found[int(run.data.tags["index"])] = (str(run.info.run_id), run.data.tags.get("confirmed", ""))
+            tags = run.data.tags
+            found[int(tags["index"])] = (str(run.info.run_id), {name: tags.get(name, "") for name in SETTLED})
         page = runs.token
         if not page:
             return found

@@ -73,19 +73,28 @@ def campaign_metrics_of(experiment: Experiment) -> list[Point]:
 
 def tags_of(experiment: Experiment) -> dict[str, str]:
     parent = "" if experiment.parent_index is None else str(experiment.parent_index)
-    return {
-        "status": experiment.status.value,
-        "cause": experiment.cause.value,
-        "reason": one_line(experiment.reason, 300),
+    return settled_tags(experiment) | {
         "summary": one_line(experiment.summary, 300),
         "parent_experiment": parent,
         "levers": one_line(", ".join(levers_seen_from(experiment.source, experiment.diff)), 300),
         "source_hash": experiment.source_hash,
         "sandbox": experiment.sandbox,
-        "confirmed": confirmed_tag(experiment),
         "repairs": ", ".join(experiment.repairs),
         "environment_digest": experiment.environment_digest,
         "seed": str(experiment.seed),
+    }
+
+
+SETTLED = ("status", "cause", "reason", "confirmed")
+
+
+def settled_tags(experiment: Experiment) -> dict[str, str]:
+    """What re-runs done for a later experiment may change of an earlier one that was kept."""
+    return {
+        "status": experiment.status.value,
+        "cause": experiment.cause.value,
+        "reason": one_line(experiment.reason, 300),
+        "confirmed": confirmed_tag(experiment),
     }
 
 

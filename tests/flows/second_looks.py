@@ -13,11 +13,11 @@ from arl_core.second_look import reference
 from flows.costs import Costs
 from flows.session import Session
 from flows.slots import Order
-from frozen_env.contract import Ending, RunResult, Score, Status
+from frozen_env.contract import Cause, Ending, RunResult, Score, Status
 
 ROOT = Path(__file__).resolve().parents[2]
 CAMPAIGN = Campaign("c", "embedded", {}, "digest", 0, "2026-11-24T00:00:00+00:00", "language_model")
-WOBBLE = {0: 0.0, 1: 0.01, 2: -0.01, 3: 0.004, 4: -0.006, 5: 0.002, 6: -0.004, 7: 0.0, 8: 0.001, 9: 0.003}
+WOBBLE = dict(enumerate((0.0, 0.01, -0.01, 0.004, -0.006, 0.002, -0.004, 0.0, 0.001, 0.003, -0.002, 0.005)))
 
 
 class Killed(BaseException):
@@ -31,7 +31,7 @@ class MadeUpHost:
 
     def __init__(self, values: dict[str, float | None], die_at: int | None = None) -> None:
         self.values, self.die_at, self.runs = values, die_at, list[tuple[str, int]]()
-        self.fails = set[tuple[str, int]]()
+        self.fails, self.cheats = set[tuple[str, int]](), set[tuple[str, int]]()
 
     def run(self, order: Order, _on_event: Any = None) -> RunResult:
         source, seed = order.source, order.seed
@@ -41,6 +41,8 @@ class MadeUpHost:
         value = self.values[source]
         if (value is None and seed) or (source, seed) in self.fails:
             return RunResult(Ending.CRASHED, reason="crashed on this seed")
+        if (source, seed) in self.cheats:
+            return RunResult(Ending.REJECTED, Cause.LOOKAHEAD, "the logits of the past change with the future")
         wobble = WOBBLE[seed] if source == "base" else -0.5 * WOBBLE[seed]
         return RunResult(Ending.FINISHED, score=Score("val_bpb", (value or 1.0) + wobble, "lower", 1, 3, 0.1, 0.1, 0.0))
 

@@ -19,10 +19,10 @@ from arl_core.second_look import reference
 from flows import blame, iteration
 from flows.costs import Costs
 from flows.slots import Order
-from frozen_env.contract import Ending, ResearchError, RunResult, Score, Status
+from frozen_env.contract import Cause, Ending, ResearchError, RunResult, Score, Status
 from tasks.patch import Patch
 from tasks.reward import make_reward
-from tests.flows.second_looks import MadeUpHost, look, seed_experiment
+from tests.flows.second_looks import Killed, MadeUpHost, look, seed_experiment
 
 pytestmark = pytest.mark.usefixtures("without_prefect")
 
@@ -269,6 +269,94 @@ def test_a_candidate_that_crashes_after_good_pairs_does_not_keep_their_gain(open
     assert found.outcome.status is Status.CRASHED
     assert found.gain is None
     assert found.outcome.value is None
+
+
+def reigning_cheat(session: module.Session, host: MadeUpHost, found_on: int) -> Experiment:
+    """A candidate that was kept and will look ahead on one seed, committed as experiment 1."""
+    seed_experiment(session)
+    found = look(session, "cheat")
+    known = {"source": "cheat", "source_hash": "cheat", "value": found.outcome.value}
+    cheat = Experiment("c", 1, found.outcome.status, **(known | found.fields))
+    session.memory.commit_iteration(cheat, State())
+    host.runs.clear()
+    host.cheats.add(("cheat", found_on))
+    return cheat
+
+
+def second_look_at(session: module.Session, source: str, value: float) -> iteration.Judged:
+    first = RunResult(Ending.FINISHED, score=Score("val_bpb", value, "lower", 1, 3, 0.1, 0.1, 0.0))
+    proposal = SimpleNamespace(index=2, edit=Patch(source=source), costs=Costs(None))
+    return iteration.look_at(session, proposal, first)  # type: ignore[arg-type]
+
+
+CHEATED = {"base": 2.0, "cheat": 1.0, "good": 0.9}
+
+
+def test_an_incumbent_that_is_found_out_in_a_re_run_loses_its_place_and_the_candidate_meets_the_one_before(
+    open_session,
+):
+    session, host, said = open_session(CHEATED, reuse=False)
+    assert reigning_cheat(session, host, found_on=7).status is Status.KEPT
+    judged = second_look_at(session, "good", 0.9)
+    assert host.runs == [
+        ("good", 7),
+        ("cheat", 7),
+        *[(one, seed) for seed in (7, 8, 9) for one in ("good", "base")][1:],
+    ]
+    assert judged.bar == pytest.approx(2.0, abs=0.01), "the untouched target's"
+    assert judged.look.outcome.status is Status.KEPT
+    assert judged.look.gain == pytest.approx(1.1, abs=0.02), "over the untouched target"
+    assert judged.look.fields["extra"]["confirmation"]["promotion"] == 2
+    deposed = session.memory.experiment("c", 1)
+    assert (deposed.status, deposed.cause) == (Status.REJECTED, Cause.LOOKAHEAD)
+    assert (deposed.value, deposed.confirmed_value, deposed.confirmations) == (None, None, 0)
+    assert "was kept, then found out in a re-run on seed 7: the logits of the past" in deposed.reason
+    assert [one.index for one in session.memory.top("c")] == [0]
+    assert any("experiment 1 was kept, then found out" in line and "experiment 0 again" in line for line in said)
+    session.memory.commit_iteration(Experiment("c", 2, Status.DISCARDED), State())
+    assert session.memory.experiment("c", 1).confirmed_value is None, "nor do its earlier re-runs count afterwards"
+
+
+def test_found_out_among_runs_at_once_all_of_them_are_committed_before_the_next_incumbent_is_met(open_session):
+    session, _, _ = open_session(CHEATED, reuse=False)
+    session.slots = host = SideBySide(CHEATED)
+    host.batches.append(0)
+    reigning_cheat(session, host, found_on=8)
+    session.at_once = lambda: host.batches.append(0) or 1
+    assert second_look_at(session, "good", 0.9).look.outcome.status is Status.KEPT
+    assert sorted(host.runs) == sorted((one, seed) for one in ("good", "cheat", "base") for seed in (7, 8, 9))
+    assert session.memory.incumbent("c").index == 0
+
+
+@pytest.mark.parametrize("die_at", range(1, 6))
+def test_a_kill_around_the_moment_when_an_incumbent_is_found_out_repeats_the_run_in_flight_alone(open_session, die_at):
+    session, host, _ = open_session(CHEATED, reuse=False)
+    reigning_cheat(session, host, found_on=7)
+    host.die_at = die_at
+    with pytest.raises(Killed):
+        second_look_at(session, "good", 0.9)
+    resumed, again, _ = open_session(CHEATED, reuse=False)
+    again.cheats |= host.cheats
+    judged = second_look_at(resumed, "good", 0.9)
+    assert judged.look.outcome.status is Status.KEPT
+    assert judged.look.gain == pytest.approx(1.1, abs=0.02)
+    assert len(host.runs + again.runs) == len(set(host.runs + again.runs)) == 7
+
+
+def test_the_untouched_target_keeps_its_place_since_nothing_stands_behind_it(open_session):
+    session, host, _ = open_session({"base": 2.0, "good": 1.5}, reuse=False)
+    seed_experiment(session)
+    host.cheats.add(("base", 4))
+    assert look(session, "good").outcome.status is Status.KEPT
+    assert session.memory.incumbent("c").index == 0
+
+
+def test_a_crash_of_an_incumbent_is_no_reason_to_depose_it(open_session):
+    session, host, _ = open_session(CHEATED, reuse=False)
+    reigning_cheat(session, host, found_on=99)
+    host.fails.add(("cheat", 7))
+    second_look_at(session, "good", 0.9)
+    assert session.memory.incumbent("c").index == 1
 
 
 def test_re_runs_are_bounded(open_session):

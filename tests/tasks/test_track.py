@@ -13,7 +13,7 @@ import pytest
 from arl_core import memory as memory_module
 from arl_core.edit import canonical_diff
 from arl_core.records import Campaign, Experiment, State
-from frozen_env.contract import Report, Status, Verdict
+from frozen_env.contract import Cause, Report, Status, Verdict
 from tasks import track as module
 from tasks import track_rows
 from tasks.track import Tracking, open_tracking, prepare, sync_campaign, sync_checkpoint, sync_experiment
@@ -198,6 +198,21 @@ def test_a_campaign_is_brought_in_line_with_its_memory(tracking: Tracking, campa
     assert [(point.step, point.value) for point in best] == [(1, 1.4), (2, 1.4)]
     sync_campaign(tracking, campaign)
     assert runs_of(tracking, campaign)[-1].info.status == "RUNNING"
+
+
+def test_a_kept_experiment_that_is_found_out_later_is_no_best_in_mlflow_either(
+    tracking: Tracking, campaign: Campaign
+) -> None:
+    kept = experiment(campaign, 1, confirmed_value=1.41, confirmations=4)
+    sync_campaign(tracking, campaign, [kept])
+    lost = {"status": Status.REJECTED, "cause": Cause.LOOKAHEAD, "reason": "was kept, then found out"}
+    sync_campaign(
+        tracking, campaign, [dataclasses.replace(kept, **lost, value=None, confirmed_value=None, confirmations=0)]
+    )
+    run, _ = runs_of(tracking, campaign)
+    assert run.info.status == "FAILED"
+    told = {name: run.data.tags[name] for name in ("status", "cause", "reason", "confirmed")}
+    assert told == {"status": "rejected", "cause": "lookahead", "reason": "was kept, then found out", "confirmed": "no"}
 
 
 def test_only_the_last_checkpoint_is_kept(tracking: Tracking, campaign: Campaign, tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ class PromptInput:
     diagnostics: Sequence[str] = ()
     experiment_index: int = 1
     path: str = built_in().path  # how the source is named
+    parent: PastExperiment | None = None  # whose program the source is, where it is not the best one's
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,10 @@ def _source_section(given: PromptInput, count_tokens: CountTokens, room: int, le
 
 
 def _source_title(given: PromptInput) -> str:
-    return f"Source of {given.path}"
+    if given.parent is None or given.best is None:
+        return f"Source of {given.path}"
+    value = given.parent.best_estimate
+    return f"Source of {given.path} as #{given.parent.index} left it" + (f" ({value:.4f})" if value is not None else "")
 
 
 def _source_frame(given: PromptInput, count_tokens: CountTokens) -> int:

@@ -50,6 +50,7 @@ def make_prompt(
         diagnostics=diagnostics(recent, config),
         experiment_index=index,
         path=config.problem().path,
+        parent=_past(parent) if parent.index != incumbent.index else None,
     )
     return build_prompt(given, count_tokens, config.policy.prompt_tokens)
 

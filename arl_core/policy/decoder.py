@@ -228,9 +228,13 @@ class EditDecoder:
                 self._candidates = tuple(one for one in found if not self._wrote(one))
             except (SyntaxError, ValueError) as error:
                 if first:
-                    raise PolicyError(f"the source to edit is not Python: {error}") from error
+                    raise PolicyError(
+                        f"the source to edit is not Python: {error}; mend it, or start anew (--fresh)"
+                    ) from error
         if first and not self._candidates:
-            raise PolicyError("the source to edit has no line that SEARCH could name")
+            raise PolicyError(
+                "the source to edit has no line that SEARCH could name; set policy.max_search_lines higher, or edit another file"
+            )
         if not self._candidates:
             self.phase = "end"
             return
@@ -280,7 +284,10 @@ class EditDecoder:
     def _break_off(self, why: str) -> None:
         """End the edit where it is. In the first grammar it is the source that is at fault, and so would be every edit."""
         if self.phase == "search":
-            raise PolicyError(f"the grammar of the source to edit fails: {why}; {self._matcher.get_error()}")
+            raise PolicyError(
+                f"the grammar of the source to edit fails: {why}; {self._matcher.get_error()}. Set a smaller "
+                "policy.max_search_lines, or start anew from a shorter source (--fresh)"
+            )
         self.phase = "broken"
 
     # --- masks --------------------------------------------------------------------------------------------------------

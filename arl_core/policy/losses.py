@@ -69,9 +69,8 @@ def value_loss(values_N: Tensor, returns_N: Tensor) -> tuple[Tensor, Metrics]:
 
 
 def explained_variance(values_N: Tensor, returns_N: Tensor) -> float:
-    """Return 1 − Var(returns − values) / Var(returns); 0.0 when the returns hardly vary (cleanrl says NaN)."""
-    spread = returns_N.var(unbiased=False)
-    if len(returns_N) == 0 or float(spread) < 1e-6:
+    """Return 1 − Var(returns − values) / Var(returns); 0.0 without any, or when they hardly vary (cleanrl says NaN)."""
+    if len(returns_N) == 0 or float(spread := returns_N.var(unbiased=False)) < 1e-6:
         return 0.0
     return float(1 - (returns_N - values_N).var(unbiased=False) / spread)
 

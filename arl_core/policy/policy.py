@@ -50,6 +50,7 @@ class Policy:
             ],
             eps=ADAM_EPS,
         )
+        self._begun_from = weights.begun_from(settings)
         self._parameters = {**adapter, **head}
         self._names = {id(p): name for name, p in self._parameters.items()}
 
@@ -64,6 +65,7 @@ class Policy:
             raise PolicyError("policy.device is cuda, but torch sees no GPU; set policy.device to auto or cpu")
         use_gpu = settings.device != "cpu" and torch.cuda.is_available()
         base, tokenizer = weights.load_base(settings, data_dir, say)
+        _refuse_long(settings, base.config)
         base.requires_grad_(False)
         warm = weights.adapter_folder(settings)
         if warm is not None:
@@ -167,19 +169,26 @@ class Policy:
             "statistics": asdict(self.statistics),
             "recent_rewards": [reward for _, reward in self.recent],
             "settings": self.settings.model_dump(mode="json"),
+            "begun_from": self._begun_from,
         }
         blobs = {f"recent_{i:03}.npz": rollout.to_bytes() for i, (rollout, _) in enumerate(self.recent)}
         return checkpoint.write(folder, tensors, state, blobs)
 
     def restore(self, folder: Path, digest: str = "") -> None:
-        """Continue from a checkpoint. Raises CheckpointDamaged when it is torn or altered, PolicyError for one of another shape."""
+        """Continue from a checkpoint. Raises CheckpointDamaged when it is torn or altered, PolicyError when its adapter is one to
+        another model, warm start or scale: the same numbers would make another policy, with another reference.
+        """
         tensors, state, blobs = checkpoint.read(folder, digest)
         stored = {k.removeprefix("parameter/"): t for k, t in tensors.items() if k.startswith("parameter/")}
         shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
-        if {name: tuple(t.shape) for name, t in stored.items()} != shapes:
+        begun = self._begun_from | state.get("begun_from", {})  # checkpoints of earlier versions do not say
+        other = [
+            f"{name} ({begun[name]} then, {now} now)" for name, now in self._begun_from.items() if begun[name] != now
+        ]
+        if other or {name: tuple(t.shape) for name, t in stored.items()} != shapes:
             raise PolicyError(
-                f"policy checkpoint {folder} is of another model or adapter; "
-                "keep policy.* as the campaign began, or start a new one (--fresh)"
+                f"policy checkpoint {folder} is of another model or adapter{': ' if other else ''}{', '.join(other)}; "
+                "keep policy.* and the warm start as the campaign began, or start a new one (--fresh)"
             )
         with torch.no_grad():
             for name, parameter in self._parameters.items():
@@ -214,3 +223,16 @@ class Policy:
                     slots[slot] = value.to(device)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _refuse_long(settings: PolicySettings, config: Any) -> None:
+    """Refuse prompts that a model has no positions for: it would go on, and answer nonsense."""
+    positions, wanted = (
+        getattr(config, "max_position_embeddings", None),
+        settings.prompt_tokens + settings.max_new_tokens,
+    )
+    if positions is not None and wanted > positions:
+        raise PolicyError(
+            f"policy.prompt_tokens + policy.max_new_tokens is {wanted}, and {settings.model} has {positions} positions; "
+            "set a smaller policy.prompt_tokens, or a policy.model with a longer context"
+        )

@@ -19,7 +19,9 @@ Implementation details, each with its source. [H22]: Huang et al. 2022, The 37 I
  7. Value loss 0.5 · MSE, coefficient 0.5, not clipped; its gradient stops at the hidden state; a step size of its own.
  8. Entropy bonus 0.01 [H22 detail 10] under the masks, over free tokens. On collapse, below `ENTROPY_FLOOR` of its
     level at the start, the coefficient doubles with each update up to 32 times; above, it halves back.
- 9. KL to the warm-started reference (adapter off), exact over the allowed tokens, a loss term ([Z19]: in the reward).
+ 9. KL to the warm-started reference (adapter off), exact over the allowed tokens of each decision, a loss term ([Z19]: in the
+    reward). Its gradient and the entropy's are those of single decisions: how an earlier token changes which decisions come
+    is left out, and decisions that older weights reached are not weighted.
 10. Several epochs over the whole batch as one minibatch; gradients accumulate over groups of equal prompts.
 11. An epoch that finds the policy further than target_kl from where *this update* began takes no step and ends it
     (Stable-Baselines3 does so too). `update_kl` is that distance: ratios of off-policy edits (13) divide by older weights'
@@ -254,11 +256,11 @@ def _epochs(
             _accumulate(network, group, total, statistics, settings, sums, first_epoch=epoch == 0)
         metrics = sums.means()
         first = first or metrics
-        if "approx_kl" not in metrics:  # every edit rests
+        before, total = total, sums.tokens
+        if not total:  # every edit rests
             break
-        if epoch == 0 and sums.tokens < total:  # some rest: the mean is over the others
-            _rescale(optimizer, total / sums.tokens)
-            total = sums.tokens
+        if total < before:  # some rest: the mean is over the others
+            _rescale(optimizer, before / total)
         metrics.update(_clip(optimizer, settings.max_grad_norm))
         if not all(math.isfinite(v) for v in metrics.values()):
             optimizer.zero_grad(set_to_none=True)
@@ -269,8 +271,9 @@ def _epochs(
         optimizer.step()
         done += 1
     optimizer.zero_grad(set_to_none=True)
-    values = torch.cat([torch.from_numpy(e.rollout.values_T[e.rollout.free_T]) for e in edits])
-    returns = torch.cat([e.returns_F.cpu() for e in edits])
+    taught = [e for e in edits if not e.resting]
+    values = torch.cat([torch.zeros(0), *[torch.from_numpy(e.rollout.values_T[e.rollout.free_T]) for e in taught]])
+    returns = torch.cat([torch.zeros(0), *[e.returns_F.cpu() for e in taught]])
     # What a reader watches: the last pass over the batch, but entropy and KL to the reference as they were sampled. The last
     # step is after that pass, unless target_kl ended the update: with epochs = 1 every ratio of an on-policy edit is 1. A
     # pass behind the step would read the prompt anew: a fifth of an epoch on a CPU in bfloat16 (25 of 118 s of one core for
@@ -279,7 +282,7 @@ def _epochs(
         **metrics,
         **{name: first[name] for name in ("entropy", "kl_ref") if name in first},
         "sampler_kl": float(np.mean([e.drift_kl for e in edits if not e.off_policy] or [0.0])),
-        "advantage_abs": float(torch.cat([e.advantages_F for e in edits]).abs().mean()),
+        "advantage_abs": float((returns - values).abs().mean()) if total else 0.0,
         "explained_variance": explained_variance(values, returns),
         "tokens": float(total),
         "epochs_done": float(done),

@@ -36,5 +36,6 @@ def when_there_is_room(
         torch.cuda.empty_cache()  # outside of the handler: its traceback holds what was allocated
     raise PolicyError(
         f"the GPU ran out of memory {TRIES} times while the policy {what}: {last} Leave it a GPU of its own (ARL_GPUS names the "
-        "candidates'), or set policy.offload, a smaller policy.prompt_tokens or policy.choices"
+        "candidates'), or set policy.offload, a smaller policy.prompt_tokens, policy.choices (proposing), policy.batch_edits or "
+        "policy.reuse_edits (learning)"
     )

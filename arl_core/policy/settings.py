@@ -94,7 +94,12 @@ class PolicySettings(BaseModel):
     value_learning_rate: float = Field(1e-4, gt=0, le=0.1, description="Adam step of the value head")
     epochs: int = Field(3, ge=1, le=32, description="most passes over one batch")
     clip: float = Field(0.2, gt=0, lt=1, description="PPO's clip range of the ratio")
-    value_coef: float = Field(0.5, ge=0, description="weight of the value loss")
+    value_coef: float = Field(
+        0.5,
+        ge=0,
+        description="weight of the value loss in the loss that is logged; 0 freezes the value head, whose step is "
+        "value_learning_rate: Adam takes out any other factor",
+    )
     entropy_coef: float = Field(0.01, ge=0, description="weight of the entropy bonus (under the sampling masks)")
     kl_coef: float = Field(0.02, ge=0, description="weight of KL(policy || warm start) under the sampling masks")
     target_kl: float = Field(

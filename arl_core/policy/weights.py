@@ -7,6 +7,7 @@ tokenizer live in the data folder, never in the environment, because candidates 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -116,6 +117,17 @@ def adapter_folder(settings: PolicySettings) -> Path | None:
     return folder
 
 
+def begun_from(settings: PolicySettings) -> dict[str, Any]:
+    """Return what gives the RL adapter's numbers their meaning, as JSON. A folder's name says nothing of its weights: left out."""
+    warm = adapter_folder(settings)
+    files = sorted(warm.glob("adapter_model.*")) if warm is not None else []
+    digest = (
+        hashlib.sha256(b"".join(one.read_bytes() for one in files)).hexdigest()[:12] if warm is not None else "none"
+    )
+    model = {} if Path(settings.model).is_dir() else {"policy.model": settings.model}
+    return {**model, "warm start": digest, "policy.lora_alpha": settings.lora_alpha}
+
+
 def load_base(settings: PolicySettings, data_dir: Path, say: Say = lambda _: None) -> tuple[Any, Any]:
     """Return (model, tokenizer): the frozen base in base_dtype() on the CPU, warm start not merged yet.
 
@@ -190,7 +202,10 @@ def merge_warm_start(model: Any, folder: Path) -> Any:
         with _quiet_transformers():
             return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except (OSError, ValueError, RuntimeError) as error:
-        raise PolicyError(f"the warm start in {folder} does not fit the model: {error}") from error
+        raise PolicyError(
+            f"the warm start in {folder} does not fit the model: {error}; set policy.adapter=none, or teach one: "
+            "python -m flows.warm_start"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -159,3 +159,11 @@ def test_a_confirmed_mean_is_told_apart_from_a_single_run():
     assert describe(single, 1.6) == "#6 +0.0100: WIDTH: 64 -> 96"
     prompt = build_prompt(given_input(best=confirmed), words, 2000)
     assert "val_bpb 1.6000 by #5, mean of 4 runs (lower is better)" in prompt.text
+
+
+def test_a_program_that_is_not_the_best_ones_is_shown_as_whose_it_is() -> None:
+    text = build_prompt(
+        given_input(parent=PastExperiment(7, Status.DISCARDED, "WIDTH: 64 -> 72", 1.95)), words, 400
+    ).text
+    assert "## Source of target/train.py as #7 left it (1.9500)" in text
+    assert "## Source of target/train.py\n" in build_prompt(given_input(), words, 400).text

@@ -85,6 +85,36 @@ def test_a_checkpoint_with_the_random_states_that_were_saved_once_is_restored(lo
         assert torch.equal(tensor, weights(other)[name]), name
 
 
+@pytest.mark.parametrize(("change", "words"), [({"lora_alpha": 64}, r"policy.lora_alpha \(16 then, 64 now\)")])
+def test_a_checkpoint_of_another_scale_is_refused_though_its_numbers_would_fit(
+    load: Load, tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    digest = load().save(tmp_path / "one")
+    with pytest.raises(PolicyError, match=words):
+        load(**change).restore(tmp_path / "one", digest)
+
+
+def test_a_checkpoint_over_another_warm_start_is_refused_and_one_that_does_not_say_is_taken(
+    load: Load, tmp_path: Path
+) -> None:
+    policy = load()
+    policy._begun_from["warm start"] = "another"
+    digest = policy.save(tmp_path / "one")
+    with pytest.raises(PolicyError, match=r"warm start \(another then, none now\); keep policy"):
+        load().restore(tmp_path / "one", digest)
+    tensors, state, blobs = checkpoint.read(tmp_path / "one")
+    del state["begun_from"]
+    load().restore(tmp_path / "then", checkpoint.write(tmp_path / "then", tensors, state, blobs))
+
+
+def test_prompts_beyond_the_models_positions_are_refused(load: Load) -> None:
+    with pytest.raises(
+        PolicyError, match=r"is 2049, and tiny-random has 2048 positions; set a smaller policy.prompt_tokens"
+    ):
+        load(prompt_tokens=2049 - 192)
+    load(prompt_tokens=2048 - 192)
+
+
 @pytest.mark.parametrize("victim", ["policy.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("harm", ["torn", "missing"])
 def test_a_damaged_checkpoint_is_refused(load: Load, tmp_path: Path, victim: str, harm: str) -> None:

@@ -27,5 +27,5 @@ def test_the_others_teach_as_if_those_that_rest_were_not_there(load: Callable[..
         return metrics
 
     alone, beside = learned(False), learned(True)
-    for term in ("tokens", "policy_loss", "grad_norm", "value_grad_norm"):
+    for term in ("tokens", "policy_loss", "grad_norm", "value_grad_norm", "advantage_abs", "explained_variance"):
         assert beside[term] == pytest.approx(alone[term], rel=1e-3), term

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from arl_core.config import ConfirmSettings
-from arl_core.confirm import Decision, Judgement, Noise, PairedTest, paired_gains, pooled
+from arl_core.confirm import Decision, Judgement, Noise, PairedTest, moderated, paired_gains, pooled
 from arl_core.outcome import Outcome
 from arl_core.records import Experiment
 from arl_core.repeats import Repeat, Role
-from frozen_env.contract import Direction, Status
+from frozen_env.contract import Direction, Status, is_better
 
 SPARE_SEEDS = 4  # for seeds on which the incumbent itself fails
 
@@ -58,6 +59,13 @@ class Evidence:
             if not (program == without and campaign in here)
         ]
         return pooled(repeats.values(), differences)
+
+    def spread(self, source_hash: str, noise: Noise | None, borrowed_df: float) -> float | None:
+        """Return a program's standard deviation over fresh seeds, in the metric's units, steadied by `noise`; None when nothing
+        is known of it.
+        """
+        values = [value for value in self.results(source_hash).values() if value is not None]
+        return moderated(values, noise, borrowed_df)
 
     def spent(self) -> list[float]:
         """Return the levels of the tests begun so far."""
@@ -119,6 +127,20 @@ def mean_of(results: dict[int, float | None]) -> tuple[float | None, int]:
     return (math.fsum(values) / len(values), len(values)) if values else (None, 0)
 
 
+def best_after(
+    present: float | None, status: Status, value: float | None, confirmed: float | None, direction: Direction
+) -> float | None:
+    """Return the best after a commit, in the metric's units. `present`: the best before it, None before the first.
+
+    `value`: the single run of what is committed. `confirmed`: its mean over fresh seeds, None where there is none.
+    """
+    if status is not Status.KEPT or value is None or math.isnan(value):
+        return present
+    if confirmed is not None:
+        return confirmed  # it won in pairs, on seeds of which the incumbent may have more
+    return value if present is None or is_better(value, present, direction) else present
+
+
 # --- what becomes of an incumbent and of a candidate ------------------------------------------------------------------
 
 
@@ -160,3 +182,27 @@ def settled(
     if judgement.decision is Decision.PROMOTE:
         return replace(outcome, status=Status.KEPT, reason=f"confirmed in {times} ({numbers})")
     return replace(outcome, status=Status.DISCARDED, reason=f"{begins}not confirmed in {times} ({numbers})")
+
+
+def confirmation_of(
+    noise: Noise | None,
+    sd: float | None = None,
+    judgement: Judgement | None = None,
+    *,
+    runs: int | None = None,
+    level: float | None = None,
+    promotion: int | None = None,
+) -> dict[str, Any]:
+    """Return what an experiment's record says of its confirmation (`extra["confirmation"]`); what is None is left out.
+
+    sd: the program's standard deviation over fresh seeds, in the metric's units. runs: re-runs done for it. level: the error
+    that its test could use. promotion: how many have taken over, this one included, when it was kept.
+    """
+    told: dict[str, Any] = {}
+    if noise is not None:
+        told |= {"noise_sd": noise.sd, "noise_df": noise.df}
+    told |= {"sd": sd, "runs": runs, "level": level}
+    if judgement is not None:
+        told |= {"pairs": judgement.pairs, "gain": judgement.gain, "error": judgement.error, "p": judgement.p}
+    told["promotion"] = promotion
+    return {name: value for name, value in told.items() if value is not None}

@@ -22,7 +22,6 @@ from arl_core.confirm import (
     Decision,
     Judgement,
     Noise,
-    moderated,
     next_level,
     next_runs,
     paired_gains,
@@ -36,6 +35,7 @@ from arl_core.second_look import (
     SPARE_SEEDS,
     Evidence,
     baseline_seeds,
+    confirmation_of,
     found_out,
     gain_over,
     mean_of,
@@ -128,12 +128,9 @@ def measure_floor(
         session.display.say(
             f"noise floor: one run has sd {noise.sd:.4f} (90 %: {low:.4f} to {high:.4f}, {noise.df} df)"
         )
-    told = _told(noise) | _spread(evidence, source_hash, noise, confirm.borrowed_df)
-    return {
-        "confirmed_value": mean,
-        "confirmations": runs,
-        "extra": {"confirmation": told | {"promotion": 1, "runs": work.runs}},
-    }
+    sd = evidence.spread(source_hash, noise, confirm.borrowed_df)
+    told = confirmation_of(noise, sd, runs=work.runs, promotion=1)
+    return {"confirmed_value": mean, "confirmations": runs, "extra": {"confirmation": told}}
 
 
 def second_look(
@@ -169,14 +166,12 @@ def second_look(
     crash = evidence.crash(source_hash)
     final = settled(outcome, gain, judgement, failure, crash)
     mean, runs = (None, 0) if crash else mean_of(evidence.results(source_hash))
-    told = _told(noise) | _spread(evidence, source_hash, noise, confirm.borrowed_df)
-    told |= {"runs": work.runs, "level": level}
-    if judgement is not None:
-        told |= {"pairs": judgement.pairs, "gain": judgement.gain, "error": judgement.error, "p": judgement.p}
-    if final.status is Status.KEPT:
-        told["promotion"] = incumbent.promotion + 1
+    sd = evidence.spread(source_hash, noise, confirm.borrowed_df)
+    promotion = incumbent.promotion + 1 if final.status is Status.KEPT else None
+    told = confirmation_of(noise, sd, judgement, runs=work.runs, level=level, promotion=promotion)
     paired = judgement.gain if judgement is not None and not crash else None
-    return Look(final, paired, _fields(told) | {"confirmed_value": mean, "confirmations": runs})
+    fields = {"confirmed_value": mean, "confirmations": runs, "extra": {"confirmation": told}}
+    return Look(final, paired, fields)
 
 
 def settled_by_size(session: Session, source_hash: str, outcome: Outcome, incumbent: Experiment) -> Look | None:
@@ -187,7 +182,8 @@ def settled_by_size(session: Session, source_hash: str, outcome: Outcome, incumb
     noise, gain = evidence.noise(), gain_over(outcome.value, reference(incumbent), session.campaign.direction)
     if evidence.level(source_hash) is not None or worth_a_second_look(gain, noise, times):
         return None
-    return Look(too_small(outcome, gain, noise, times), fields=_fields(_told(noise)))
+    fields = {"extra": {"confirmation": confirmation_of(noise)}}
+    return Look(too_small(outcome, gain, noise, times), fields=fields)
 
 
 def _re_run(
@@ -345,17 +341,3 @@ def _evidence(session: Session, repeats: Repeats, device: str = "") -> Evidence:
     campaign, history = session.campaign, session.config.confirm.history
     earlier = repeats.earlier(campaign.environment_digest, campaign.id, device=device) if history else []
     return Evidence(repeats.of(campaign.id), earlier, campaign.direction)
-
-
-def _told(noise: Noise | None) -> dict[str, Any]:
-    return {"noise_sd": noise.sd, "noise_df": noise.df} if noise is not None else {}
-
-
-def _spread(evidence: Evidence, source_hash: str, noise: Noise | None, borrowed_df: float) -> dict[str, float]:
-    values = [value for value in evidence.results(source_hash).values() if value is not None]
-    sd = moderated(values, noise, borrowed_df)
-    return {"sd": sd} if sd is not None else {}
-
-
-def _fields(confirmation: dict[str, Any]) -> dict[str, Any]:
-    return {"extra": {"confirmation": confirmation}}

@@ -12,7 +12,7 @@ from arl_core.memory import RECENT
 from arl_core.outcome import Outcome, settle
 from arl_core.policy.parents import Shown
 from arl_core.records import BEST_AFTER, Experiment, source_hash, utc_now
-from arl_core.second_look import reference
+from arl_core.second_look import best_after, reference
 from arl_core.stopping import audit_fields
 from flows.blame import check_disk
 from flows.confirm import Deposed, Look, measure_floor, paid_for, second_look, settled_by_size
@@ -22,7 +22,7 @@ from flows.session import Session
 from flows.slots import Order
 from flows.surroundings import ROOT
 from flows.unsettled import Landed, Proposal
-from frozen_env.contract import Cause, ResearchError, RunResult, Status, is_better
+from frozen_env.contract import Cause, ResearchError, RunResult, Status
 from tasks import forget_results
 from tasks.commit import commit
 from tasks.patch import Patch, patch
@@ -188,7 +188,9 @@ def conclude(session: Session, proposal: Proposal, result: RunResult | None, jud
     extra: dict[str, Any] = audit_fields(config, proposal.index) if result is not None else {}
     if metrics:
         extra["update"] = metrics
-    extra[BEST_AFTER] = _best_after(session, look)
+    # Side by side, the incumbent of the proposal's time may be long gone.
+    present, confirmed = reference(_present(session)), look.fields.get("confirmed_value")
+    extra[BEST_AFTER] = best_after(present, look.outcome.status, look.outcome.value, confirmed, campaign.direction)
     if proposal.policy_step != session.policy_step - bool(metrics):
         extra["proposed_at_step"] = proposal.policy_step  # the policy has learned while this candidate ran
     experiment = _experiment(
@@ -214,17 +216,6 @@ def conclude(session: Session, proposal: Proposal, result: RunResult | None, jud
     session.landed.pop(proposal.index, None)
     _remember(session, experiment, costs)
     return experiment
-
-
-def _best_after(session: Session, look: Look) -> float:
-    """The incumbent's value after this commit. Side by side, that of the proposal's time may be long gone."""
-    present = reference(_present(session))
-    confirmed, value = look.fields.get("confirmed_value"), look.outcome.value
-    if look.outcome.status is not Status.KEPT or value is None:
-        return present
-    if confirmed is not None:
-        return float(confirmed)  # it won in pairs, on seeds of which the incumbent may have more
-    return value if is_better(value, present, session.campaign.direction) else present
 
 
 def seed_of(config: CampaignConfig, index: int) -> int:

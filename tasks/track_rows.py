@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,7 +11,8 @@ from typing import Any, TypeGuard
 
 from arl_core.edit import levers_seen_from
 from arl_core.records import BEST_AFTER, Experiment, one_line
-from frozen_env.contract import Report, Status, is_better
+from arl_core.second_look import best_after
+from frozen_env.contract import Report, Status
 
 CURVE_POINTS = 120  # a longer curve is thinned: a metric costs 0.2 ms, and curve.json has every point
 LOG_BYTES = 2**20  # of a run's log, its end
@@ -57,14 +57,9 @@ def metrics_of(experiment: Experiment) -> list[Point]:
 def campaign_metrics_of(experiment: Experiment) -> list[Point]:
     """What the campaign's own run shows over its experiments: the best so far, and the policy's reward."""
     at, metric = milliseconds(experiment.created_at), experiment.metric or "value"
-    best, value = experiment.incumbent_value, experiment.value
-    if experiment.status is Status.KEPT and experiment.confirmations:
-        best = (
-            experiment.confirmed_value
-        )  # it beat the incumbent in pairs, on seeds of which the incumbent may have more
-    elif value is not None and experiment.status is Status.KEPT and not math.isnan(value):
-        best = value if best is None or is_better(value, best, experiment.direction) else best
-    # Side by side the incumbent of the proposal may be long gone; records of earlier versions know no other.
+    value, confirmed = experiment.value, experiment.confirmed_value if experiment.confirmations else None
+    best = best_after(experiment.incumbent_value, experiment.status, value, confirmed, experiment.direction)
+    # Side by side the incumbent of the proposal may be long gone; experiment 0 and records of earlier versions know no other.
     best = experiment.extra.get(BEST_AFTER, best)
     told = {f"best_{metric}": best, metric: value, "reward": experiment.reward}
     told |= {f"policy/{name}": number for name, number in dict(experiment.extra.get("update") or {}).items()}

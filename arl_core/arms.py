@@ -15,7 +15,8 @@ from typing import Any
 from scipy import stats
 
 from arl_core.records import Experiment
-from arl_core.report.findings import RAN, best_of, figure_of, gain_over, improvements
+from arl_core.report.findings import RAN, best_of, figure_of, improvements
+from arl_core.second_look import gain_over
 from frozen_env.contract import Direction
 
 ARMS: dict[str, dict[str, Any]] = {

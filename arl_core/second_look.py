@@ -117,8 +117,13 @@ def paired_test(settings: ConfirmSettings) -> PairedTest:
 
 
 def gain_over(value: float, incumbent: float, direction: Direction) -> float:
-    """Positive is better."""
+    """Return how much `value` is better than the incumbent's, in the metric's units; negative when it is worse."""
     return incumbent - value if direction == "lower" else value - incumbent
+
+
+def value_with(gain: float, incumbent: float, direction: Direction) -> float:
+    """Return the value that is better than the incumbent's by `gain`, all in the metric's units."""
+    return incumbent - gain if direction == "lower" else incumbent + gain
 
 
 def mean_of(results: dict[int, float | None]) -> tuple[float | None, int]:

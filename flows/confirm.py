@@ -44,12 +44,13 @@ from arl_core.second_look import (
     seeds_for,
     settled,
     too_small,
+    value_with,
 )
 from flows.blame import check_disk
 from flows.costs import Costs
 from flows.session import Session
 from flows.slots import Order
-from frozen_env.contract import ResearchError, RunResult, Status
+from frozen_env.contract import Direction, ResearchError, RunResult, Status
 from tasks.repeat import commit_repeat
 
 ROLES = {Arm.CANDIDATE: Role.CANDIDATE, Arm.INCUMBENT: Role.INCUMBENT}
@@ -71,13 +72,11 @@ class Look:
     gain: float | None = None  # mean over the pairs, positive is better
     fields: dict[str, Any] = field(default_factory=dict)
 
-    def to_reward(self, incumbent: float, direction: str) -> Outcome:
+    def to_reward(self, incumbent: float, direction: Direction) -> Outcome:
         """The outcome as the reward sees it: its value is the incumbent's less the paired gain, not the lucky single run."""
         if self.gain is None:
             return self.outcome
-        return dataclasses.replace(
-            self.outcome, value=incumbent - self.gain if direction == "lower" else incumbent + self.gain
-        )
+        return dataclasses.replace(self.outcome, value=value_with(self.gain, incumbent, direction))
 
 
 def paid_for(session: Session, source_hash: str) -> RunResult | None:
@@ -138,7 +137,7 @@ def second_look(
     index: int,
     source: str,
     source_hash: str,
-    result: RunResult | None,
+    result: RunResult,
     outcome: Outcome,
     incumbent: Experiment,
     costs: Costs,
@@ -148,7 +147,7 @@ def second_look(
     Raises OutOfTime, and Deposed when there is another incumbent now, against which this begins anew.
     """
     confirm = session.config.confirm
-    if not confirm.enabled or outcome.status is not Status.KEPT or result is None or outcome.value is None:
+    if not confirm.enabled or outcome.status is not Status.KEPT or outcome.value is None:
         return Look(outcome)
     with costs.timed("confirm"):
         if small := settled_by_size(session, source_hash, outcome, incumbent):

@@ -16,7 +16,8 @@ from datetime import datetime
 
 from arl_core.edit import canonical_diff, levers, named_path, summarise
 from arl_core.records import Experiment
-from frozen_env.contract import Direction, Status, is_better
+from arl_core.second_look import gain_over
+from frozen_env.contract import Status, is_better
 
 RAN = (Status.KEPT, Status.DISCARDED, Status.STOPPED_EARLY)  # the edit was valid and its program trained
 POLICY_PARTS = ("load_policy", "prompt", "propose", "update", "checkpoint", "policy_to_cpu", "policy_to_device")
@@ -27,17 +28,6 @@ def figure_of(one: Experiment) -> float | None:
     """The value that an experiment stands for: its confirmed mean where there is one, else its single run; None: none."""
     value = one.confirmed_value if one.confirmations and one.confirmed_value is not None else one.value
     return value if value is not None and math.isfinite(value) else None
-
-
-def gain_over(value: float, than: float, direction: Direction) -> float:
-    """How much `value` is better than `than`; negative when it is worse."""
-    return than - value if direction == "lower" else value - than
-
-
-def promotion(one: Experiment) -> int:
-    """The order in which confirmed experiments took over, each after beating the one before on common seeds; 0: single run."""
-    told = one.extra.get("confirmation") or {}
-    return int(told.get("promotion") or 0) if one.confirmations else 0
 
 
 def noise_sd(experiments: Sequence[Experiment]) -> float | None:
@@ -63,9 +53,9 @@ def incumbents(experiments: Iterable[Experiment]) -> list[Experiment | None]:
 
 def _takes_over(one: Experiment, value: float, held: Experiment | None) -> bool:
     bar = figure_of(held) if held is not None else None
-    if held is None or bar is None or promotion(one) > promotion(held):
+    if held is None or bar is None or one.promotion > held.promotion:
         return True
-    return promotion(one) == promotion(held) and is_better(value, bar, one.direction)
+    return one.promotion == held.promotion and is_better(value, bar, one.direction)
 
 
 def best_of(experiments: Iterable[Experiment]) -> Experiment | None:

@@ -15,10 +15,11 @@ from arl_core.edit import changed_constants, levers, named_path
 from arl_core.records import Experiment, one_line, utc_now, visible
 from arl_core.report import evidence, findings, words
 from arl_core.report.figures import duration
-from arl_core.report.findings import Answer, figure_of, gain_over
+from arl_core.report.findings import Answer, figure_of
 from arl_core.report.source import CampaignData
 from arl_core.report.style import WORDS
 from arl_core.report.words import number, percent, signed
+from arl_core.second_look import gain_over
 from frozen_env.contract import Status
 from frozen_env.description import BUILT_IN
 from frozen_env.files import split_marked

@@ -8,7 +8,7 @@ import pytest
 
 from arl_core.confirm import Decision, Judgement, Noise
 from arl_core.repeats import Repeat, Role
-from arl_core.second_look import Evidence, best_after, confirmation_of
+from arl_core.second_look import Evidence, best_after, confirmation_of, gain_over, value_with
 from frozen_env.contract import Status
 
 
@@ -55,3 +55,9 @@ def test_a_record_says_of_its_confirmation_what_is_known():
     }
     judged = confirmation_of(None, None, Judgement(Decision.DROP, 4, 0.02, 0.005, 0.3, 0.004), runs=8, level=0.004)
     assert judged == {"runs": 8, "level": 0.004, "pairs": 4, "gain": 0.02, "error": 0.005, "p": 0.3}
+
+
+@pytest.mark.parametrize(("direction", "gain"), [("lower", 0.25), ("higher", -0.25)])
+def test_a_gain_and_the_value_that_has_it_are_each_others_inverse(direction, gain):
+    assert gain_over(1.75, 2.0, direction) == gain
+    assert value_with(gain, 2.0, direction) == 1.75

@@ -18,7 +18,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from arl_core.config import CampaignConfig, load_config, parse_overrides, preset
 from arl_core.errors import ConfigError
 from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment
-from arl_core.report.findings import best_of
+from arl_core.report.findings import best_of, wall_clock_s
 from flows.mortal import make_servers_mortal
 from flows.research import research
 from flows.slots import LocalSlots, Order
@@ -147,21 +146,11 @@ def run_arm(plan: Plan, arm: str, seed: int) -> None:
 
 
 def spent_hours(memory_path: Path) -> float:
-    """Hours of wall clock that a campaign's starts took, each from its first experiment's begin to its last commit.
+    """Hours of wall clock that a campaign's starts took; 0 before the first experiment.
 
-    Experiments overlap when several run side by side: time counts once. What lay between two starts does not count. An
-    experiment that was proposed before its start had committed any has no `before/between` (costs.py); if it began after
-    all that was committed so far, it is the first of another start. Left out: a resumed start's first proposals when they
-    are made for several slots at once, and what an interruption cut off. 0 before the first experiment.
+    Left out: what an interruption cut off.
     """
-    spent_s = until_s = 0.0
-    for one in sorted(_experiments(memory_path), key=lambda one: one.created_at):
-        ended_s = datetime.fromisoformat(one.created_at).timestamp()
-        began_s = ended_s - one.costs["iteration"]
-        starts = began_s > until_s and "before/between" not in one.costs
-        spent_s += ended_s - (began_s if starts else until_s)
-        until_s = ended_s
-    return spent_s / 3600
+    return wall_clock_s(_experiments(memory_path)) / 3600
 
 
 def rerun_best(plan: Plan, arm: str, seed: int, slot: LocalSlots) -> None:

@@ -72,10 +72,10 @@ def soak(folder: Path, experiments: int) -> dict[str, Any]:
     heaps: dict[str, list[float]] = {}
     waiting: list[int] = []
     began_s = time.monotonic()
-    settled = flows.research.settled
+    take_in = flows.research.take_in
 
     def watch(session: Any, stop: Any, experiment: Any) -> None:
-        settled(session, stop, experiment)
+        take_in(session, stop, experiment)
         if experiment.index % max(1, experiments // MARKS) == 0:
             mark = (experiment.index, resident_mb(), disk_mb(folder, ("artifacts", "campaigns")))
             marks.append(mark)
@@ -89,7 +89,7 @@ def soak(folder: Path, experiments: int) -> dict[str, Any]:
             )
 
     flows.slots.Host = AtOnce  # type: ignore[misc,assignment]
-    flows.research.settled = watch
+    flows.research.take_in = watch
     settings = SETTINGS | {"memory": str(folder / "memory.duckdb"), "iterations": experiments}
     flows.mortal.make_servers_mortal()
     with running_edits():

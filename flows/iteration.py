@@ -13,6 +13,7 @@ from arl_core.outcome import Outcome, settle
 from arl_core.policy.parents import Shown
 from arl_core.records import BEST_AFTER, Experiment, source_hash, utc_now
 from arl_core.second_look import best_after, reference
+from arl_core.stop_conditions import StopConditions
 from arl_core.stopping import audit_fields
 from flows.blame import check_disk
 from flows.confirm import Deposed, Look, measure_floor, paid_for, second_look, settled_by_size
@@ -216,6 +217,13 @@ def conclude(session: Session, proposal: Proposal, result: RunResult | None, jud
     session.landed.pop(proposal.index, None)
     _remember(session, experiment, costs)
     return experiment
+
+
+def take_in(session: Session, stop: StopConditions, experiment: Experiment) -> None:
+    """Tell who follows the campaign of an experiment that is committed: the limits of this start, the display, Prefect's page."""
+    stop.settled(experiment)
+    session.display.settled(experiment, session.memory.incumbent(session.campaign.id))
+    session.show(experiment.index)
 
 
 def seed_of(config: CampaignConfig, index: int) -> int:

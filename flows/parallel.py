@@ -19,10 +19,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from arl_core.records import Experiment, source_hash
+from arl_core.records import source_hash
 from arl_core.stop_conditions import StopConditions
 from flows.confirm import OutOfTime, looks_begun
-from flows.iteration import Judged, conclude, judge_at_once, look_at, order, propose_edits
+from flows.iteration import Judged, conclude, judge_at_once, look_at, order, propose_edits, take_in
 from flows.session import Session
 from flows.unsettled import Landed, Proposal
 from frozen_env.contract import RunResult
@@ -39,12 +39,6 @@ def run_parallel(session: Session, indices: Iterator[int], stop: StopConditions)
         flights.run()
     finally:
         looks.shutdown(wait=False, cancel_futures=True)  # its run ends with the slots, which are closed after us
-
-
-def settled(session: Session, stop: StopConditions, experiment: Experiment) -> None:
-    stop.settled(experiment)
-    session.display.settled(experiment, session.memory.incumbent(session.campaign.id))
-    session.show(experiment.index)
 
 
 @dataclass
@@ -171,12 +165,12 @@ class _Flights:
             self.late = True
             self.waiting.append((proposal, result))
         else:
-            settled(self.session, self.stop, conclude(self.session, proposal, result, judged))
+            take_in(self.session, self.stop, conclude(self.session, proposal, result, judged))
 
     def _landed(self, proposal: Proposal, result: RunResult | None) -> None:
         judged = judge_at_once(self.session, proposal, result)
         if judged is not None:
-            settled(self.session, self.stop, conclude(self.session, proposal, result, judged))
+            take_in(self.session, self.stop, conclude(self.session, proposal, result, judged))
         elif result is not None:
             self.session.keep(Landed(proposal, result))
             self.waiting.append((proposal, result))

@@ -24,10 +24,10 @@ from prefect.exceptions import TerminationSignal
 from arl_core.config import parse_overrides, preset_names
 from arl_core.stop_conditions import StopConditions
 from flows.confirm import OutOfTime, looks_begun
-from flows.iteration import run_iteration, run_seed, settle_run
+from flows.iteration import run_iteration, run_seed, settle_run, take_in
 from flows.mortal import make_servers_mortal
 from flows.opening import open_session, preflight
-from flows.parallel import run_parallel, settled
+from flows.parallel import run_parallel
 from flows.patient import outlive_readers, outlive_servers
 from flows.quiet import wait_for_quiet
 from flows.retention import is_retired
@@ -70,7 +70,7 @@ def run(session: Session, stop: StopConditions) -> None:
     if memory.experiment(campaign, 0) is None:
         session.display.begin(0, session.last_index)
         wait_for_quiet(session.config, session.display)
-        settled(session, stop, run_seed(session))
+        take_in(session, stop, run_seed(session))
         indices = session.indices()
     else:
         session.display.resumed(memory.experiments(campaign, whole=False), memory.incumbent(campaign))
@@ -101,11 +101,11 @@ def run_in_turn(session: Session, indices: Iterator[int], stop: StopConditions) 
     for one in sorted(session.landed.values(), key=lambda one: one.proposal.index not in begun):
         session.display.begin(one.proposal.index, session.last_index)
         session.display.candidate(one.proposal.edit.summary)
-        settled(session, stop, settle_run(session, one.proposal, one.result))
+        take_in(session, stop, settle_run(session, one.proposal, one.result))
     while not stop.reason() and (index := next(indices, None)) is not None:
         stop.begin()
         session.display.begin(index, session.last_index)
-        settled(session, stop, run_iteration(session, index))
+        take_in(session, stop, run_iteration(session, index))
 
 
 @contextlib.contextmanager

@@ -194,6 +194,6 @@ def test_one_slot_goes_on_with_the_second_look_that_had_begun_before_those_that_
     settled: list[int] = []
     monkeypatch.setattr(research, "looks_begun", lambda _session: {3})
     monkeypatch.setattr(research, "settle_run", lambda _session, proposal, _result: settled.append(proposal.index))
-    monkeypatch.setattr(research, "settled", lambda *_: None)
+    monkeypatch.setattr(research, "take_in", lambda *_: None)
     research.run_in_turn(session, iter(()), StopConditions(StopSettings()))
     assert settled == [3, 1, 2]

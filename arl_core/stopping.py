@@ -13,7 +13,7 @@ from arl_core.records import Campaign, Experiment
 from arl_core.second_look import reference
 from arl_core.selfeval import Curve, PastRun, Snapshot, is_judged, stands_for
 
-AUDIT = "audit"  # in an experiment's extra: the share audited, and whether this one was
+AUDIT_FIELD = "audit"  # in an experiment's extra: the share audited, and whether this one was
 
 
 def is_audited(config: CampaignConfig, index: int) -> bool:
@@ -30,7 +30,7 @@ def audit_fields(config: CampaignConfig, index: int) -> dict[str, Any]:
     """What an experiment's record must say of the audit, for ever: settings may change."""
     if config.stopping.rule != "ours":
         return {}
-    return {AUDIT: {"drawn": is_audited(config, index), "share": config.stopping.audit_share}}
+    return {AUDIT_FIELD: {"drawn": is_audited(config, index), "share": config.stopping.audit_share}}
 
 
 class StoppingHistory:
@@ -81,7 +81,7 @@ class StoppingHistory:
 def _past_run(one: Experiment, own: bool) -> PastRun:
     assert one.value is not None
     run = PastRun.from_curve(Curve.from_reports(one.reports), one.value, one.campaign_id, own=own)
-    audit = one.extra.get(AUDIT) or {}  # records from before the audit have none
+    audit = one.extra.get(AUDIT_FIELD) or {}  # records from before the audit have none
     sampled = bool(audit.get("drawn")) or not is_judged(one.verdicts)
     return dataclasses.replace(
         run, stands_for=stands_for(one.verdicts, float(audit.get("share", 0.0))), sampled=sampled

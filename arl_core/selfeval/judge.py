@@ -10,7 +10,7 @@ import numpy as np
 from arl_core.selfeval.curve import Curve
 from arl_core.selfeval.forecast import FIRST_LOOK, Forecaster
 from arl_core.selfeval.naive import power_law
-from arl_core.selfeval.snapshot import AUDIT, NEVER_JUDGED, Snapshot
+from arl_core.selfeval.snapshot import AUDIT_RULE, NEVER_JUDGED, Snapshot
 from frozen_env.contract import Judge, Progress, Report, Verdict
 
 Rule = Literal["none", "naive", "ours"]
@@ -112,5 +112,5 @@ def our_verdict(snapshot: Snapshot, forecaster: Forecaster | None, curve: Curve,
     )
     rule = "ours"
     if stop and snapshot.audited:
-        stop, rule, reason = False, AUDIT, f"{reason}; drawn for the audit, it goes on all the same"
+        stop, rule, reason = False, AUDIT_RULE, f"{reason}; drawn for the audit, it goes on all the same"
     return Verdict(stop, reason, rule, fraction, seen.forecast, seen.low, seen.high, seen.p_tie, incumbent)

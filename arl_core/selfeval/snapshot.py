@@ -17,7 +17,7 @@ DEFAULT_ALPHA = 0.4  # how often a run that exactly ties may be stopped; how it 
 DEFAULT_AUDIT_SHARE = 0.05  # of runs that the forecast may not stop, so that calibration sees what it stops
 BLUR_AT = 0.25  # the elapsed fraction at which the noise of a level is kept
 NEVER_JUDGED = 4  # the first runs of a campaign run whole, unless earlier campaigns have taught enough
-AUDIT = "audit"  # the rule of a verdict that would have stopped its run, had that not been drawn for the audit
+AUDIT_RULE = "audit"  # the rule of a verdict that would have stopped its run, had that not been drawn for the audit
 MAX_OWN, MAX_EARLIER = 256, 256  # runs kept; a snapshot stays under 0.4 MB of JSON
 
 
@@ -56,7 +56,7 @@ def stands_for(verdicts: Sequence[Verdict], audit_share: float) -> float:
 
     1/audit_share when only the audit let it live, else 1. (Where nothing was audited nobody knows, and it is 1 too.)
     """
-    only_audited = any(verdict.rule == AUDIT for verdict in verdicts)
+    only_audited = any(verdict.rule == AUDIT_RULE for verdict in verdicts)
     return 1 / audit_share if only_audited and audit_share > 0 else 1.0
 
 

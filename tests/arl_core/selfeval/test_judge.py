@@ -9,7 +9,7 @@ import time
 import pytest
 
 from arl_core.selfeval import Curve, Forecaster, PastRun, Snapshot, make_judge
-from arl_core.selfeval.snapshot import AUDIT, is_judged, stands_for
+from arl_core.selfeval.snapshot import AUDIT_RULE, is_judged, stands_for
 from frozen_env.contract import Progress, Report, Verdict
 from tests.arl_core.selfeval.campaigns import SCALE, progress, reports, snapshot
 
@@ -237,7 +237,7 @@ def test_a_run_that_is_drawn_for_the_audit_is_not_stopped_and_the_verdict_says_t
     seen = progress(reports(2.5), 0.5)
     would, verdict = make_judge(plain)(seen), make_judge(audited)(seen)
     assert (would.stop, would.rule) == (True, "ours")
-    assert (verdict.stop, verdict.rule) == (False, AUDIT)
+    assert (verdict.stop, verdict.rule) == (False, AUDIT_RULE)
     assert verdict.p_improve == would.p_improve
     assert make_judge(audited)(progress(reports(1.9), 0.5)).rule == "ours", "and where it would not, nothing is noted"
 
@@ -251,7 +251,7 @@ def test_the_audit_does_not_keep_a_broken_run_alive() -> None:
 CAUTIOUS = Verdict(False, "too few", "ours", 0.5)
 LET_LIVE = Verdict(False, "not under the level", "ours", 0.5, forecast=2.0, p_improve=0.5)
 NAIVE = Verdict(False, "not worse", "naive", 0.5, forecast=2.0)
-AUDITED = Verdict(False, "under the level", AUDIT, 0.5, forecast=2.1, p_improve=0.01)
+AUDITED = Verdict(False, "under the level", AUDIT_RULE, 0.5, forecast=2.1, p_improve=0.01)
 
 
 @pytest.mark.parametrize(

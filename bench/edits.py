@@ -29,7 +29,8 @@ from arl_core.edit import apply_completion, parse_blocks, summarise
 from arl_core.errors import EditRejected
 from arl_core.prompt import PastExperiment, PromptInput, build_prompt
 from arl_core.records import source_hash
-from flows.warm_start import ROOT, first_steps, first_steps_host, start_state, trained
+from flows.surroundings import ROOT
+from flows.warm_start import first_steps, first_steps_host, start_state, trained
 from frozen_env.contract import ResearchError, Status
 from frozen_env.fetch import data_dir
 

@@ -26,6 +26,7 @@ from flows.session import Session
 from flows.slots import LocalSlots, Slots
 from flows.software import changed, software
 from flows.start import Start, flow_run_id
+from flows.surroundings import ROOT
 from flows.under_way import UnderWay
 from frozen_env import manifest
 from frozen_env.check import get_ready
@@ -35,7 +36,6 @@ from frozen_env.fetch import data_dir
 from frozen_env.files import join
 from tasks.show import UiArtifacts
 
-ROOT = Path(__file__).resolve().parents[1]
 SANDBOX_OFF = (
     "WARNING: THE SANDBOX IS OFF. Every candidate can read, write, send and end whatever you can. "
     "It is recorded on every result of this campaign."

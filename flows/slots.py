@@ -93,9 +93,9 @@ class LocalSlots:
             self.notes.append(f"warning: parallel is {count}, but {len(names)} GPUs answer: going on with those")
             self.count = len(names)
         if config.policy.proposer == "policy" and config.policy.device != "cpu":
-            policys = gpu_lock.seen_here()[:1] if names else []
-            names.sort(key=lambda name: name in policys)  # candidates come last to the policy's
-            if 1 < self.count == len(names) and names[-1] in policys and not config.policy.offload:
+            policy_gpus = gpu_lock.seen_here()[:1] if names else []
+            names.sort(key=lambda name: name in policy_gpus)  # candidates come last to the policy's
+            if 1 < self.count == len(names) and names[-1] in policy_gpus and not config.policy.offload:
                 self.notes.append(SHARED.format(names[-1], max(1, self.count - 1)))
         self._alone = self.count == 1
         try:

@@ -31,6 +31,7 @@ from arl_core.policy.levers import levers_of
 from arl_core.policy.ranges import read_ranges
 from arl_core.policy.settings import PolicySettings
 from arl_core.policy.synthesis import Blocks, Example, Told, apply, synthesise
+from flows.surroundings import ROOT
 from frozen_env.contract import Cause, Ending, Progress, ResearchError, RunResult, Verdict
 from frozen_env.description import BUILT_IN, Description, built_in, read, shown
 from frozen_env.fetch import data_dir
@@ -42,7 +43,6 @@ from frozen_env.spec import EnvironmentSpec, read_preset
 if TYPE_CHECKING:
     from arl_core.policy.teaching import Lesson
 
-ROOT = Path(__file__).resolve().parents[1]
 BLIND_BUDGET_S = 5.0  # of a run without a curve, which cannot be seen to train
 STEP_BUDGET_S = 30.0  # a survivor is stopped at its first reports; this only bounds the slow
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

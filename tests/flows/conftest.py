@@ -1,4 +1,4 @@
-"""Fixtures for tests of second looks: a campaign on a real memory whose runs are made up."""
+"""Fixtures of campaigns whose runs are made up: second looks on a real memory, and slots with hosts that train nothing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 
 from arl_core.config import load_config
 from arl_core.memory import Memory
-from flows import confirm
+from flows import blame, confirm, slots
 from flows.display import PlainDisplay
 from flows.session import Session
+from frozen_env.runtime import gpu_lock
+from tests.flows import made_up_slots
 from tests.flows.second_looks import CAMPAIGN, MadeUpHost
 
 
@@ -37,3 +39,14 @@ def open_session(tmp_path: Path) -> Callable[..., tuple[Session, MadeUpHost, lis
         return session, host, said
 
     return opened
+
+
+@pytest.fixture
+def made_up_hosts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Slots start hosts of made_up_slots.py, and every GPU that is listed is seen and computes."""
+    made_up_slots.MadeUpHost.made = []
+    monkeypatch.setattr(slots, "Host", made_up_slots.MadeUpHost)
+    monkeypatch.setattr(slots, "train", lambda host, source, *_: host.run(source))
+    monkeypatch.setattr(gpu_lock.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(blame, "gpu_fails", lambda _name: "")
+    monkeypatch.setattr(gpu_lock, "seen_here", lambda: gpu_lock.visible())

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arl_core.config import CampaignConfig
-from arl_core.edit import canonical_diff, named_path
 from arl_core.errors import CheckpointDamaged, PolicyError
 from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment, State, device_of
+from arl_core.report.findings import change_since
 from arl_core.stopping import StoppingHistory
 from flows.display import Display
 from flows.slots import Slots
@@ -192,7 +192,7 @@ class Session:
         if best is not None:
             leaders = (best, *(one for one in leaders if one.index != best.index))
             first = (self.folder / "seed_train.py").read_text(encoding="utf-8")
-            diff = canonical_diff(first, best.source, named_path(best.diff, best.source))
+            diff = change_since(first, best)
         return Picture(self.campaign.id, index, self.last_index, leaders[:LEADERS], diff)
 
     def state(self) -> State:

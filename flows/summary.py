@@ -12,11 +12,13 @@ from rich.text import Text
 
 from arl_core.memory import Memory
 from arl_core.records import Experiment, confirmed_words
-from arl_core.report.findings import staircase
+from arl_core.report.figures import closing_plot
+from arl_core.report.findings import change_since
 from flows.display import experiments_table
 from flows.surroundings import ROOT
 
 SHOWN_ROWS = 40
+PLOT_DPI = 120
 
 
 def print_summary(memory: Memory, campaign_id: str, folder: Path, console: Console | None = None) -> dict[str, Any]:
@@ -35,9 +37,11 @@ def print_summary(memory: Memory, campaign_id: str, folder: Path, console: Conso
         if reruns := sum(_reruns(one) for one in experiments):
             spent_s = sum(one.costs.get("confirm", 0.0) for one in experiments)
             console.print(f"re-runs: {reruns} beside {len(experiments)} first runs, {spent_s:.0f} s", highlight=False)
-        diff = cumulative_diff(memory.experiment(campaign_id, 0), best)
+        first = memory.experiment(campaign_id, 0)
+        diff = change_since(first.source, best) if first else ""
         console.print(Text(diff or "the untouched target is still the best"))
-    plot = plot_best_so_far(experiments, folder / "best_so_far.png")
+    plot = folder / "best_so_far.png"
+    closing_plot(experiments).savefig(plot, dpi=PLOT_DPI)
     console.print(f"plot:       {_short(plot)}", highlight=False)
     console.print(f"MLflow UI:  {_mlflow_page(folder.parent.parent)}", highlight=False)
     preset = memory.get_campaign(campaign_id).preset
@@ -71,52 +75,6 @@ def _best_words(best: Experiment, first: Experiment) -> str:
 
 def _reruns(one: Experiment) -> int:
     return int(one.extra.get("confirmation", {}).get("runs", 0))
-
-
-def cumulative_diff(first: Experiment | None, best: Experiment) -> str:
-    """The best source against experiment 0's, as one unified diff."""
-    from arl_core.edit import canonical_diff, named_path
-
-    path = named_path(best.diff, best.source)
-    return canonical_diff(first.source, best.source, path) if first and best.index else ""
-
-
-def plot_best_so_far(experiments: list[Experiment], path: Path) -> Path:
-    """Draw every first run or forecast, the means over fresh seeds, and the staircase of the best so far. Returns path."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    measured = [(one.index, one.value) for one in experiments if one.value is not None]
-    forecast = [(one.index, one.estimate) for one in experiments if one.value is None and one.estimate is not None]
-    steps = staircase(experiments)  # side by side, the last one kept need not be the incumbent
-    again = [one for one in experiments if one.confirmations and one.confirmed_value is not None]
-    if measured:
-        axes.plot(*zip(*measured, strict=True), "o", color="tab:blue", label="one run")
-    if again:
-        axes.errorbar(
-            [one.index for one in again],
-            [one.confirmed_value for one in again],
-            yerr=[one.confirmed_error or 0.0 for one in again],
-            fmt="s",
-            color="tab:green",
-            capsize=3,
-            label="mean over fresh seeds ± standard error",
-        )
-    if forecast:
-        axes.plot(*zip(*forecast, strict=True), "o", mfc="none", color="tab:orange", label="stopped early (forecast)")
-    if steps:
-        axes.step(*zip(*steps, strict=True), where="post", color="tab:green", label="best so far")
-    axes.set_xlabel("experiment")
-    axes.set_ylabel(experiments[0].metric if experiments else "")
-    axes.set_title(f"{experiments[0].campaign_id}: first runs on seed {experiments[0].seed}" if experiments else "")
-    if measured or forecast:
-        axes.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-    return path
 
 
 def _short(path: Path) -> str:

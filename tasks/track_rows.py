@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -12,7 +11,8 @@ from typing import Any, TypeGuard
 from arl_core.edit import levers_seen_from
 from arl_core.records import BEST_AFTER, Experiment, one_line
 from arl_core.second_look import best_after
-from frozen_env.contract import Report, Status
+from arl_core.selfeval.curve import thin
+from frozen_env.contract import Status
 
 CURVE_POINTS = 120  # a longer curve is thinned: a metric costs 0.2 ms, and curve.json has every point
 LOG_BYTES = 2**20  # of a run's log, its end
@@ -41,7 +41,7 @@ def metrics_of(experiment: Experiment) -> list[Point]:
     single |= {f"confirm/{name}": value for name, value in dict(experiment.extra.get("confirmation") or {}).items()}
     points: list[Point] = [(key, float(value), at, 0) for key, value in single.items() if _is_number(value)]
     began = started_ms(experiment)
-    for report in thin(experiment.reports):
+    for report in thin(experiment.reports, CURVE_POINTS):
         now = began + int(1000 * report.elapsed_s)
         points.append(("train_loss", report.loss, now, report.step))
         if report.lr is not None:
@@ -136,13 +136,6 @@ def _log(experiment: Experiment, folder: Path | None) -> str:
             return file.read(LOG_BYTES).decode("utf-8", "replace")
     except OSError:
         return experiment.log
-
-
-def thin(reports: Sequence[Report], most: int = CURVE_POINTS) -> list[Report]:
-    """Return at most `most` reports, evenly spaced, the first and the last among them."""
-    if len(reports) <= most:
-        return list(reports)
-    return [reports[round(i * (len(reports) - 1) / (most - 1))] for i in range(most)]
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

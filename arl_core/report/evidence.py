@@ -14,6 +14,7 @@ from arl_core.report import findings
 from arl_core.report.figures import duration
 from arl_core.report.findings import LearningPoint, figure_of
 from arl_core.report.style import AMBER, BLUE, FAINT, GREEN, INK, MUTED, RED, label, new_figure, whole_numbers
+from arl_core.selfeval.curve import thin
 from arl_core.theory import BestSoFar, improvement_rate
 from frozen_env.contract import Report, Status, Verdict
 
@@ -38,7 +39,7 @@ def curves(experiments: Sequence[Experiment], reports: Curves) -> Figure | None:
     axes = figure.subplots()
     finals, starts = [], []
     for one in [*others[-(MOST_CURVES - min(len(kept), MOST_CURVES // 2)) :], *kept[-MOST_CURVES // 2 :]]:
-        points = _thin(_finite(reports[one.index]))
+        points = thin(_finite(reports[one.index]), CURVE_POINTS)
         x, y = np.array([(point.fraction, point.loss) for point in points]).T
         y = _smooth(y)
         starts.append(y[0])
@@ -274,12 +275,6 @@ def process(told: BestSoFar, first_index: int, metric: str) -> Figure | None:
 
 def _finite(reports: Sequence[Report]) -> list[Report]:
     return [report for report in reports if np.isfinite(report.loss)]
-
-
-def _thin(reports: Sequence[Report]) -> list[Report]:
-    if len(reports) <= CURVE_POINTS:
-        return list(reports)
-    return [reports[round(i * (len(reports) - 1) / (CURVE_POINTS - 1))] for i in range(CURVE_POINTS)]
 
 
 def _smooth(y: NDArray[np.float64]) -> NDArray[np.float64]:

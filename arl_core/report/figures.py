@@ -84,6 +84,43 @@ def best_so_far(experiments: Sequence[Experiment]) -> Figure | None:
     return figure
 
 
+def closing_plot(experiments: Sequence[Experiment]) -> Figure:
+    """Every first run or forecast, the means over fresh seeds, and the staircase of the best so far; empty axes without any."""
+    figure = new_figure(4.5, 8)
+    axes = figure.subplots()
+    measured = [(one.index, one.value) for one in experiments if one.value is not None]
+    forecast = [(one.index, one.estimate) for one in experiments if one.value is None and one.estimate is not None]
+    steps = findings.staircase(experiments)  # side by side, the last one kept need not be the incumbent
+    again = [
+        (one.index, one.confirmed_value, one.confirmed_error or 0.0)
+        for one in experiments
+        if one.confirmations and one.confirmed_value is not None
+    ]
+    if measured:
+        axes.plot(*zip(*measured, strict=True), "o", color="tab:blue", label="one run")
+    if again:
+        x, mean, error = np.array(again, dtype=float).T
+        axes.errorbar(
+            x,
+            mean,
+            yerr=error,
+            fmt="s",
+            color="tab:green",
+            capsize=3,
+            label="mean over fresh seeds ± standard error",
+        )
+    if forecast:
+        axes.plot(*zip(*forecast, strict=True), "o", mfc="none", color="tab:orange", label="stopped early (forecast)")
+    if steps:
+        axes.step(*zip(*steps, strict=True), where="post", color="tab:green", label="best so far")
+    axes.set_xlabel("experiment")
+    axes.set_ylabel(experiments[0].metric if experiments else "")
+    axes.set_title(f"{experiments[0].campaign_id}: first runs on seed {experiments[0].seed}" if experiments else "")
+    if measured or forecast:
+        axes.legend()
+    return figure
+
+
 def _height(one: Experiment) -> float | None:
     value = figure_of(one)
     return value if value is not None else one.estimate

@@ -129,8 +129,13 @@ def answer(experiments: Sequence[Experiment]) -> Answer:
     # A long list of edits is cut at a place of its own in the page, not by the one-line limit of tables.
     words = summarise(start.source, best.source, limit=600) if start.source and best.source else best.summary
     known = start.source and best.source
-    diff = canonical_diff(start.source, best.source, named_path(best.diff, best.source)) if known else best.diff
+    diff = change_since(start.source, best) if known else best.diff
     return Answer(start, best, gain_over(last, first, best.direction), words, diff)
+
+
+def change_since(source: str, best: Experiment) -> str:
+    """Return the unified diff from `source` to the best's program, all edits in between together; "" where they are the same."""
+    return canonical_diff(source, best.source, named_path(best.diff, best.source))
 
 
 @dataclass(frozen=True)

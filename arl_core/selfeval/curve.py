@@ -79,6 +79,13 @@ class Curve:
         return float("nan") if self.rate_C is None else float(np.interp(fraction, GRID, self.rate_C))
 
 
+def thin(reports: Sequence[Report], most: int) -> list[Report]:
+    """Return at most `most` reports, evenly spaced, the first and the last among them."""
+    if len(reports) <= most:
+        return list(reports)
+    return [reports[round(i * (len(reports) - 1) / (most - 1))] for i in range(most)]
+
+
 def _rate(reports: Sequence[Report]) -> Array | None:
     """Resample the reported learning rate, relative to its peak so far, on GRID. None without a positive rate."""
     known = np.array([(r.fraction, r.lr) for r in reports if r.lr is not None], dtype=np.float64).reshape(-1, 2)

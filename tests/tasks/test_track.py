@@ -13,11 +13,11 @@ import pytest
 from arl_core import memory as memory_module
 from arl_core.edit import canonical_diff
 from arl_core.records import Campaign, Experiment, State
+from arl_core.selfeval.curve import thin
 from frozen_env.contract import Cause, Report, Status, Verdict
 from tasks import track as module
 from tasks import track_rows
 from tasks.track import Tracking, open_tracking, prepare, sync_campaign, sync_checkpoint, sync_experiment
-from tasks.track_rows import thin
 
 SEED = "MUON_LR = 2e-3\nDEPTH = 4\n\n\ndef build_model():\n    return None\n"
 EDITED = SEED.replace("2e-3", "2.8e-3")
@@ -121,8 +121,8 @@ def test_a_curve_is_thinned_to_its_ends_and_even_steps(tracking: Tracking, campa
     assert (len(steps), steps[0], steps[-1]) == (track_rows.CURVE_POINTS, 1, 400)
     assert [p.value for p in tracking.client.get_metric_history(run_id, "forecast")] == [1.45]
     few = [Report(k, k, k, k) for k in range(3)]
-    assert thin(few) == few
-    assert thin([]) == []
+    assert thin(few, 3) == few
+    assert thin([], 3) == []
 
 
 def test_syncing_again_changes_nothing(tracking: Tracking, campaign: Campaign) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,6 +110,23 @@ def seeds_for(index: int, own: Sequence[Repeat], campaign_seed: int, count: int,
         return fresh_seeds(campaign_seed, count)
     used = {one.seed for one in own if one.index != index}
     return [seed for seed in fresh_seeds(campaign_seed, count + len(used)) if seed not in used][:count]
+
+
+def most_promising(waiting: Sequence[tuple[int, float | None]], begun: Collection[int], direction: Direction) -> int:
+    """Return the place in `waiting` of the run to look at next: one whose second look has begun, else the best value.
+
+    `waiting`: each experiment's index and the value of its first run, in the metric's units. `begun`: indices of those whose
+    second look was cut off. Once the best is promoted, most of the others are no longer better and are settled without a re-run.
+    The test of each leaves its first run out, so the order favours none.
+    """
+
+    def rank(place: int) -> tuple[bool, float]:
+        index, value = waiting[place]
+        if value is None:
+            return index not in begun, math.inf
+        return index not in begun, value if direction == "lower" else -value
+
+    return min(range(len(waiting)), key=rank)
 
 
 def paired_test(settings: ConfirmSettings) -> PairedTest:

@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextvars
 import functools
 import itertools
-import math
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from arl_core.records import source_hash
+from arl_core.second_look import most_promising
 from arl_core.stop_conditions import StopConditions
 from flows.confirm import OutOfTime, looks_begun
 from flows.iteration import Judged, conclude, judge_at_once, look_at, order, propose_edits, take_in
@@ -85,27 +85,19 @@ class _Flights:
     def _look(self) -> None:
         """Begin the next second look, before new edits take the slot."""
         if self.waiting and self.looking is None and self.free > 0 and not self.late:
-            proposal, result = self.waiting.pop(self._most_promising())
+            proposal, result = self.waiting.pop(self._next_look())
             self.session.make_room()
             context = contextvars.copy_context()  # Prefect's: its runs belong to the campaign's flow run
             future = self.looks.submit(context.run, look_at, self.session, proposal, result)
             self.looking = (future, proposal, result)
 
-    def _most_promising(self) -> int:
-        """Return the place of the run to look at next: one whose second look has begun, else the best value.
-
-        Once the best is promoted, most of the others are no longer better and are settled without a re-run. The test of each
-        leaves its first run out, so the order favours none.
-        """
-        begun = looks_begun(self.session)
-        lower = self.session.campaign.direction == "lower"
-
-        def rank(place: int) -> tuple[bool, float]:
-            proposal, result = self.waiting[place]
-            value = result.score.value if result.score is not None else math.inf
-            return proposal.index not in begun, value if lower else -value
-
-        return min(range(len(self.waiting)), key=rank)
+    def _next_look(self) -> int:
+        """Return the place, among those that wait, of the run to look at next."""
+        firsts = [
+            (proposal.index, result.score.value if result.score is not None else None)
+            for proposal, result in self.waiting
+        ]
+        return most_promising(firsts, looks_begun(self.session), self.session.campaign.direction)
 
     def _fill(self) -> None:
         """Propose until every slot has a candidate. An edit that cannot run is settled at once and costs no slot.

@@ -14,16 +14,14 @@ from typing import Any
 
 from prefect.context import FlowRunContext
 
-from arl_core.config import CampaignConfig, flat, full_names, load_config, override
+from arl_core.config import CampaignConfig, full_names, load_config
 from arl_core.errors import ConfigError
 from arl_core.memory import Memory
 from arl_core.records import Campaign
+from arl_core.resuming import resumed_settings, share_cores
 from arl_core.stop_conditions import deadline
 from flows.surroundings import ROOT
 from frozen_env.description import BUILT_IN
-
-# What would make a campaign's experiments incomparable
-FIXED = ("environment.", "target.", "seed", "source", "confirm.")
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Start:
 def plan(preset: str, iterations: int | None, resume: str | None, settings: dict[str, Any], fresh: bool) -> Start:
     """Decide. Raises ConfigError that names what is wrong, MemoryFileError when the memory cannot be read."""
     overrides = full_names(settings) | ({} if iterations is None else {"iterations": iterations})
-    config = _in_time(share_cores(load_config(preset, overrides), overrides))
+    config = _in_time(share_cores(load_config(preset, overrides), overrides, os.cpu_count() or 1))
     if resume and fresh:
         raise ConfigError(f"resume ({resume!r}) and fresh exclude each other: give one of them")
     if resume:
@@ -131,39 +129,6 @@ def _begun_by_this_flow_run(memory: Memory) -> tuple[Campaign, dict[str, Any]] |
 
 
 def _resumed(config: CampaignConfig, resume: str, overrides: dict[str, Any]) -> CampaignConfig:
-    """The settings that a campaign began with, with those that may change on the way overridden.
-
-    What bounds a start (`stop`) is the present one's. Raises ConfigError for a setting that would make its
-    experiments incomparable.
-    """
+    """The settings of a campaign to go on with. Raises ConfigError for a change that would make experiments incomparable."""
     with contextlib.closing(Memory(ROOT / config.memory, read_only=True)) as memory:
-        recorded = memory.get_campaign(resume).config
-    known = flat(recorded)
-    for key, value in overrides.items():
-        if key.startswith(FIXED) and known.get(key) != value:
-            raise ConfigError(
-                f"{key} cannot change in a resumed campaign (it has {known.get(key)!r}): its experiments would not compare; "
-                "start a new one (--fresh)"
-            )
-    on_cpu = known.get("environment.device") == "cpu" and not (known | overrides).get("nodes.deployment")
-    if on_cpu and overrides.get("parallel", known["parallel"]) != known["parallel"]:
-        raise ConfigError(
-            f"parallel cannot change in a campaign that is resumed on a CPU (it has {known['parallel']}): candidates would have "
-            "another share of the cores, and their values would not compare; start a new one (--fresh)"
-        )
-    bounds = {f"stop.{name}": value for name, value in config.stop.model_dump().items()}
-    return override(recorded, bounds | overrides)
-
-
-def share_cores(config: CampaignConfig, overrides: dict[str, Any]) -> CampaignConfig:
-    """Give each of `parallel` candidates on CPU its share of the cores, unless the threads were set by hand.
-
-    The count is part of the frozen environment: it is written into the campaign, and results compare under it alone.
-    """
-    environment = config.environment
-    if config.parallel == 1 or config.nodes.deployment or environment.device != "cpu":
-        return config
-    if "environment.threads" in overrides:
-        return config
-    share = max(1, (os.cpu_count() or 1) // config.parallel)
-    return override(config.to_json(), {"environment.threads": min(environment.threads, share)})
+        return resumed_settings(memory.get_campaign(resume).config, overrides, config.stop)

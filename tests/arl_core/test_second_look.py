@@ -8,7 +8,7 @@ import pytest
 
 from arl_core.confirm import Decision, Judgement, Noise
 from arl_core.repeats import Repeat, Role
-from arl_core.second_look import Evidence, best_after, confirmation_of, gain_over, value_with
+from arl_core.second_look import Evidence, best_after, confirmation_of, gain_over, most_promising, value_with
 from frozen_env.contract import Status
 
 
@@ -61,3 +61,11 @@ def test_a_record_says_of_its_confirmation_what_is_known():
 def test_a_gain_and_the_value_that_has_it_are_each_others_inverse(direction, gain):
     assert gain_over(1.75, 2.0, direction) == gain
     assert value_with(gain, 2.0, direction) == 1.75
+
+
+@pytest.mark.parametrize(
+    ("direction", "begun", "place"),
+    [("lower", set(), 2), ("higher", set(), 0), ("lower", {4}, 0), ("lower", {4, 5}, 1)],
+)
+def test_the_best_waits_least_but_for_a_look_that_was_cut_off(direction, begun, place):
+    assert most_promising([(4, 1.9), (5, 1.8), (6, 1.7), (7, None)], begun, direction) == place

@@ -19,10 +19,10 @@ from arl_core.config import load_config
 from arl_core.errors import ConfigError
 from arl_core.memory import Memory
 from arl_core.records import Campaign, Experiment, State
+from arl_core.resuming import share_cores
 from bench.report import invented_campaign
 from flows import compare, slots
 from flows.compare import Plan
-from flows.start import share_cores
 from frozen_env.contract import Ending, RunResult, Score
 from frozen_env.runtime import gpu_lock
 
@@ -170,7 +170,7 @@ class MadeUpHost:
 
 def one_campaign(plan: Plan, digest: str = "1 threads") -> None:
     """The plan's only campaign, with experiment 0 in it, as flows.research would have written it down."""
-    config = share_cores(load_config(plan.preset, plan.settings), plan.settings)
+    config = share_cores(load_config(plan.preset, plan.settings), plan.settings, cores=2)
     memory_path = plan.folder("seed", 0) / "memory.duckdb"
     memory_path.parent.mkdir(parents=True)
     with contextlib.closing(Memory(memory_path)) as memory:
@@ -193,7 +193,6 @@ def seeds_run(monkeypatch, tmp_path) -> list[int]:
     MadeUpHost.made = []
     monkeypatch.setattr(slots, "Host", MadeUpHost)
     monkeypatch.setattr(slots, "train", train)
-    monkeypatch.setattr("flows.start.os.cpu_count", lambda: 2)
     monkeypatch.setattr(gpu_lock, "visible", lambda: ["a"])
     monkeypatch.setattr(gpu_lock.tempfile, "gettempdir", lambda: str(tmp_path))
     return found

@@ -165,6 +165,9 @@ class File:
     single: float = 0.0  # on the campaign's seed
 
 
+Run = Callable[[File, int], float]  # of a file on a seed
+
+
 @dataclass
 class Campaign:
     """What a simulated campaign did. gains: true gains of what was promoted; sizes: those of the truly better candidates."""
@@ -194,6 +197,26 @@ class World:
         if u < self.better:
             return float(rng.uniform(*BEST_GAIN))
         return 0.0 if u < self.better + LEVEL_SHARE else -float(rng.exponential(WORSE_MEAN))
+
+
+def look_again(
+    candidate: File, incumbent: File, seeds: Sequence[int], run: Run, judge: Judge, noise: Noise | None, level: float
+) -> tuple[Decision, list[float], int]:
+    """Run both on fresh seeds until the test decides or `seeds` are used up; the runs are added to the files.
+
+    Return the decision, the paired gains (in σ) and the number of runs that they took.
+    """
+    decision, gains, reruns = Decision.CONTINUE, list[float](), 0
+    while decision is Decision.CONTINUE and (lacking := next_runs(seeds, candidate.runs, incumbent.runs, len(seeds))):
+        step = lacking[0]
+        file = candidate if step.arm is Arm.CANDIDATE else incumbent
+        file.runs[step.seed] = run(file, step.seed)
+        reruns += 1
+        pairs = paired_gains(seeds, candidate.runs, incumbent.runs, "lower")
+        if len(pairs) > len(gains):
+            gains = pairs
+            decision = judge(gains, noise, level)
+    return decision, gains, reruns
 
 
 def play(
@@ -249,18 +272,8 @@ def play(
             level = next_level(settings.confidence, spent, runs or experiments)
             spent.append(level)
             done.tests += 1
-            decision, gains = Decision.CONTINUE, list[float]()
-            while decision is Decision.CONTINUE and (
-                lacking := next_runs(seeds, candidate.runs, incumbent.runs, len(seeds))
-            ):
-                step = lacking[0]
-                file = candidate if step.arm is Arm.CANDIDATE else incumbent
-                file.runs[step.seed] = run(file, step.seed)
-                done.reruns += 1
-                pairs = paired_gains(seeds, candidate.runs, incumbent.runs, "lower")
-                if len(pairs) > len(gains):
-                    gains = pairs
-                    decision = judge(gains, noise, level)
+            decision, gains, reruns = look_again(candidate, incumbent, seeds, run, judge, noise, level)
+            done.reruns += reruns
             differences.append(gains)
             noise = pooled(repeats, differences)
             kept = decision is Decision.PROMOTE

@@ -4,7 +4,7 @@ findings.py   what a campaign found, as plain data            source.py   readin
 figures.py    the search: staircase, lineage, levers, time    evidence.py runs, forecasts, savings, learning, theory
 words.py      sentences and numbers                           view.py     all that the page shows, in order
 page.py       the page and its files                          export.py   --export-best
-signs.py      signs that the figures are not what they seem
+signs.py      signs that the figures are not what they seem   cautions.py what to know before believing the headline
 """
 
 from arl_core.report.export import export_best

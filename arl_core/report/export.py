@@ -11,7 +11,8 @@ from pathlib import Path
 from arl_core.edit import named_path
 from arl_core.errors import ConfigError
 from arl_core.records import one_line, visible
-from arl_core.report import findings, words
+from arl_core.report import findings
+from arl_core.report.cautions import cautions
 from arl_core.report.findings import Answer, figure_of
 from arl_core.report.source import CampaignData
 from arl_core.report.words import number, signed
@@ -115,7 +116,7 @@ def _sheet(data: CampaignData, found: Answer, folder: Path) -> str:
     lines += [f"- [ ] {question}" for question in QUESTIONS]
     lines += ["", "## Cautions", ""]
     noise = findings.noise_sd(data.experiments)
-    lines += [f"- {line}" for line in words.cautions(found, data.experiments, noise, _quoted)]
+    lines += [f"- {line}" for line in cautions(found, data.experiments, noise, _quoted)]
     lines += ["", "## Apply it", "", "Nothing was applied. From the repository's root, after reading the diff:", ""]
     diff = _from_root(folder / DIFF)
     lines += [f"    git apply --check {diff} && git apply {diff}", ""]

@@ -14,6 +14,7 @@ from arl_core.config import CampaignConfig
 from arl_core.edit import changed_constants, levers, named_path
 from arl_core.records import Experiment, one_line, utc_now, visible
 from arl_core.report import evidence, findings, words
+from arl_core.report.cautions import cautions
 from arl_core.report.figures import duration
 from arl_core.report.findings import Answer, figure_of
 from arl_core.report.source import CampaignData
@@ -63,7 +64,7 @@ def build(data: CampaignData) -> dict[str, Any]:
         "hero": _hero(found, data),
         "tiles": _tiles(data, saved, parts, outlook),
         "changed": _changed(found),
-        "cautions": words.cautions(found, experiments, findings.noise_sd(experiments)),
+        "cautions": cautions(found, experiments, findings.noise_sd(experiments)),
         "improvements": [_improvement(step) for step in sorted(largest, key=lambda step: step.experiment.index)],
         "improvements_left_out": len(steps) - len(largest),
         "lineage": [_generation(generation) for generation in findings.lineage(experiments)],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from arl_core.records import Experiment, one_line, visible
 from arl_core.report.figures import duration
@@ -12,9 +12,8 @@ from arl_core.report.findings import (
     Savings,
     figure_of,
 )
-from arl_core.report.signs import mostly_crashes, noise_above_spread, other_pace, repeats_itself
-from arl_core.theory import MOST_EXPERIMENTS, BestSoFar, ImprovementRate, gain_by_luck
-from frozen_env.contract import Direction, Status, is_better
+from arl_core.theory import MOST_EXPERIMENTS, BestSoFar, ImprovementRate
+from frozen_env.contract import Direction, is_better
 
 DIFF_LINES = 400
 LINE_CHARS = 400
@@ -99,96 +98,6 @@ def cut_off(experiments: int, last: str) -> str:
     if not experiments:
         return "cut off before its first commit"
     return f"cut off: the last commit was at {last}" if last else "cut off"
-
-
-def in_quotes(text: str) -> str:
-    return f"“{text}”"
-
-
-def cautions(
-    found: Answer,
-    experiments: Sequence[Experiment],
-    noise: float | None,
-    quoted: Callable[[str], str] = in_quotes,
-) -> list[str]:
-    """What a careful reader must know before believing the headline. `quoted` sets a candidate's own words off."""
-    told = []
-    scored = sum(one.status in (Status.KEPT, Status.DISCARDED) for one in experiments)
-    if found.improved and not found.confirmed:
-        told.append(
-            "The best value is a single run. Runs of one program differ by seed and by load, and the best of many is partly "
-            "the luckiest of many: repeat it on fresh seeds before building on it."
-        )
-    if found.improved and found.confirmed and found.best is not None:
-        if paired := paired_gain(found.best):
-            told.append(
-                f"Confirmed on fresh seeds, which selected nothing: {paired}. "
-                f"The gain over experiment 0 adds up promotions, each with an error of its own."
-            )
-    elif noise and found.improved:
-        luck = gain_by_luck(noise, max(0, scored - 1))
-        words = "more than that" if found.gain > luck else "no more than that"
-        told.append(
-            f"Repeats of one program have a standard deviation of {number(noise)}. If no edit had any effect, the luckiest "
-            f"of {scored} scored runs would still look {number(luck)} better than the first; "
-            f"the gain is {number(found.gain)}, {words}."
-        )
-    elif found.improved:
-        told.append(
-            "The noise of one program's value was not measured in this campaign: a gain cannot be weighed against it."
-        )
-    if disturbed := noise_above_spread(experiments):
-        sd, spread, programs = disturbed
-        told.append(
-            f"Repeats of one program have a standard deviation of {number(sd)}, yet the middle half of {programs} different "
-            f"programs one of only {number(spread)}: other work seems to have disturbed the repeats (or a seed does more than an "
-            "edit). Gains were held against too large a noise, and real ones may have been missed. Start anew on a quiet machine: "
-            "--fresh --set confirm.history=false."
-        )
-    if paced := other_pace(experiments):
-        ratio, runs = paced
-        then = "gains may then have been missed" if ratio < 1 else "a gain may then be the machine's"
-        told.append(
-            f"The latest {runs} runs got through {ratio:.2f} times as many tokens a second as the programs that they edit "
-            "(median). Either the edits change what a step costs, or the machine has changed: other work, heat, another clock. "
-            f"Under a time budget {then}; --set confirm.reuse=false runs the incumbent anew beside every candidate."
-        )
-    if crashes := mostly_crashes(experiments):
-        often = f"most often with {quoted(crashes.reason)} " if crashes.reason else "most often without a reason "
-        told.append(
-            f"Of the last {crashes.proposals} proposals {crashes.crashed} crashed, {often}"
-            f"({crashes.times}×, last in experiment {crashes.index}). Edits that crash alike are often not at fault: read that "
-            "experiment's log (make ui: it is among its artifacts). On a GPU see nvidia-smi, and whether python -m bench.gpu_probe "
-            "passes, then resume."
-        )
-    if repeated := repeats_itself(experiments):
-        new, proposals = repeated
-        told.append(
-            f"Of the last {proposals} proposals only {new} made a program that applied and had not been tried: the policy "
-            "repeats itself. Go on with a higher policy.temperature or policy.entropy_coef, or start anew with --fresh."
-        )
-    if any(one.sandbox == "OFF" for one in experiments):
-        told.append("The sandbox was off for some runs: candidates could have reached files that hold the answers.")
-    repaired = sum(bool(one.repairs) for one in experiments)
-    if repaired:
-        told.append(
-            f"{plural(repaired, 'edit')} had to be repaired before it applied; the table of the memory says how."
-        )
-    if len({one.environment_digest for one in experiments if one.environment_digest}) > 1:
-        told.append("Experiments ran on different frozen environments: their values do not compare.")
-    return told
-
-
-def paired_gain(best: Experiment) -> str:
-    """How much a confirmed best was better than the incumbent that it replaced, seed by seed; "" where nobody wrote it down."""
-    told = best.extra.get("confirmation") or {}
-    gain, error, pairs = told.get("gain"), told.get("error"), told.get("pairs")
-    if not isinstance(gain, int | float) or not isinstance(error, int | float) or not pairs:
-        return ""
-    return (
-        f"in {pairs} pairs of runs experiment {best.index} was {number(float(gain))} ± {number(float(error))} (standard error) "
-        "better than the incumbent before it"
-    )
 
 
 def savings_note(saved: Savings) -> str:

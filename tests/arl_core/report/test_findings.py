@@ -11,6 +11,7 @@ import pytest
 from arl_core.edit import canonical_diff, levers, levers_seen_from
 from arl_core.records import Campaign, Experiment, confirmed_words
 from arl_core.report import CampaignData, findings, signs, view, words
+from arl_core.report.cautions import cautions
 from arl_core.report.figures import duration
 from arl_core.theory import best_so_far, improvement_rate
 from frozen_env.contract import Status
@@ -124,8 +125,8 @@ def test_repeats_that_lie_further_apart_than_programs_do_are_told(noise_sd: floa
     campaign = [start, *(one(1 + k, 1.70 + 0.002 * k) for k in range(programs)), one(60)]
     found = signs.noise_above_spread(campaign)
     assert (found is not None) == told
-    cautions = words.cautions(findings.answer(campaign), campaign, noise_sd)
-    assert any("other work seems to have disturbed" in line for line in cautions) == told
+    lines = cautions(findings.answer(campaign), campaign, noise_sd)
+    assert any("other work seems to have disturbed" in line for line in lines) == told
 
 
 @pytest.mark.parametrize(
@@ -138,8 +139,8 @@ def test_a_policy_that_repeats_itself_is_told(new: int, repeated: int, told: tup
     proposals += [one(1 + new + k, status=Status.DUPLICATE if k % 2 else Status.REJECTED) for k in range(repeated)]
     campaign = [kept(0, 2.0), *proposals]
     assert signs.repeats_itself(campaign) == told
-    cautions = words.cautions(findings.answer(campaign), campaign, None)
-    assert any("the policy repeats itself" in line for line in cautions) == (told is not None)
+    lines = cautions(findings.answer(campaign), campaign, None)
+    assert any("the policy repeats itself" in line for line in lines) == (told is not None)
 
 
 def crashed(index: int, reason: str = "exited with 1: CUDA error") -> Experiment:
@@ -167,8 +168,8 @@ def test_a_machine_that_makes_most_proposals_crash_is_told_until_it_is_mended(
     campaign += [one(1 + ran + crashes + k, 2.1) for k in range(ran_after)]
     found = signs.mostly_crashes(campaign)
     assert (found and (found.crashed, found.proposals)) == told
-    cautions = words.cautions(findings.answer(campaign), campaign, None)
-    said = [line for line in cautions if "crashed, most often with “exited with 1: CUDA error”" in line]
+    lines = cautions(findings.answer(campaign), campaign, None)
+    said = [line for line in lines if "crashed, most often with “exited with 1: CUDA error”" in line]
     assert len(said) == (told is not None)
     assert all("read that experiment's log" in line and "python -m bench.gpu_probe" in line for line in said)
 
@@ -179,8 +180,8 @@ def test_the_commonest_reason_of_crashes_is_told_in_the_latest_words_that_differ
     found = signs.mostly_crashes(campaign)
     assert found == signs.Crashes(8, 8, "out of memory: 4 MiB wanted", 5, 5)
     nameless = [kept(0, 2.0), *(crashed(1 + k, "") for k in range(8))]
-    cautions = words.cautions(findings.answer(nameless), nameless, None)
-    assert any("8 crashed, most often without a reason (8×, last in experiment 8)" in line for line in cautions)
+    lines = cautions(findings.answer(nameless), nameless, None)
+    assert any("8 crashed, most often without a reason (8×, last in experiment 8)" in line for line in lines)
 
 
 def paced(index: int, tokens_per_s: float, **fields: object) -> Experiment:
@@ -204,9 +205,9 @@ def test_a_machine_that_has_changed_its_pace_is_told(paces, told, words_of_it):
     campaign = [kept(0, 2.0, extra={"performance": {"tokens_per_s": 1000.0}})]
     campaign += [paced(1 + k, pace) for k, pace in enumerate(paces)]
     assert signs.other_pace(campaign) == told
-    cautions = words.cautions(findings.answer(campaign), campaign, None)
-    assert any("tokens a second as the programs that they edit" in line for line in cautions) == (told is not None)
-    assert told is None or any(words_of_it in line for line in cautions)
+    lines = cautions(findings.answer(campaign), campaign, None)
+    assert any("tokens a second as the programs that they edit" in line for line in lines) == (told is not None)
+    assert told is None or any(words_of_it in line for line in lines)
 
 
 def test_each_run_is_held_against_the_program_that_it_edits():

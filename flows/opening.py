@@ -86,35 +86,47 @@ def open_session(start: Start) -> Iterator[Session]:
         for note in local.notes:
             display.say(note)
         session = Session(config, campaign, memory, slots, display, folder)
-        following = max(memory.next_index(campaign.id), *(index + 1 for index in session.landed), 0)
-        first = following if start.first is None else start.first
-        session.last_index = start.last_index(following)
-        until = config.stop.until and deadline(config.stop.until, datetime.now().astimezone()).isoformat()
-        before = (memory.state(campaign.id) or State()).values.get("start", {})
-        if note := changed(before.get("software", {}), now := software()):
-            display.say(note)
-        session.start = {
-            "flow_run": flow_run_id(),
-            "first": first,
-            "last": session.last_index,
-            "until": until,
-            "software": now,
-        }
-        note_start(memory, campaign.id, session.start)
+        _begin(session, start)
         session.artifacts = UiArtifacts()
         stack.callback(session.artifacts.close)
-        memory.set_status(campaign.id, "running")
-        try:
+        with _status_noted(memory, campaign.id):
             yield session
-        except BaseException as error:
-            stopped = not isinstance(error, Exception)  # Ctrl-C, SIGTERM, Prefect's cancelling
-            why = "" if stopped else str(error) or type(error).__name__
-            try:
-                memory.set_status(campaign.id, "interrupted" if stopped else "failed", reason=why)
-            except ResearchError as another:  # a full disk: the first error is the one to tell
-                log.warning("the campaign's end is not noted in its memory: %s", another)
-            raise
-        memory.set_status(campaign.id, "finished")
+
+
+def _begin(session: Session, start: Start) -> None:
+    """Give the session the bounds of this start and write them down, with what its results stand on; say what has changed there."""
+    config, campaign, memory = session.config, session.campaign, session.memory
+    following = max(memory.next_index(campaign.id), *(index + 1 for index in session.landed), 0)
+    session.last_index = start.last_index(following)
+    until = config.stop.until and deadline(config.stop.until, datetime.now().astimezone()).isoformat()
+    before = (memory.state(campaign.id) or State()).values.get("start", {})
+    if note := changed(before.get("software", {}), now := software()):
+        session.display.say(note)
+    session.start = {
+        "flow_run": flow_run_id(),
+        "first": following if start.first is None else start.first,
+        "last": session.last_index,
+        "until": until,
+        "software": now,
+    }
+    note_start(memory, campaign.id, session.start)
+
+
+@contextlib.contextmanager
+def _status_noted(memory: Memory, campaign_id: str) -> Iterator[None]:
+    """Have the memory say that the campaign runs, and then how it ended."""
+    memory.set_status(campaign_id, "running")
+    try:
+        yield
+    except BaseException as error:
+        stopped = not isinstance(error, Exception)  # Ctrl-C, SIGTERM, Prefect's cancelling
+        why = "" if stopped else str(error) or type(error).__name__
+        try:
+            memory.set_status(campaign_id, "interrupted" if stopped else "failed", reason=why)
+        except ResearchError as another:  # a full disk: the first error is the one to tell
+            log.warning("the campaign's end is not noted in its memory: %s", another)
+        raise
+    memory.set_status(campaign_id, "finished")
 
 
 def keep_seed(path: Path, source: str) -> None:

@@ -3,7 +3,8 @@
 python -m bench.replay --trials TRIALS.parquet --arms random,local,tpe,cmaes,greedy,rl --seeds 5 --hours 24 --json
   -> {"arms": {ARM: {"best_8h": [per seed], "best_24h": [per seed], "experiments": [...]}}, "paired": {...}, "surrogate": {...}}
 
-best_Xh is val_bpb without noise of the incumbent, which was chosen under noise. `experiments` are those that began within
+best_Xh is val_bpb without noise of the incumbent, which was chosen under noise; best_mean is its mean over all hours: how good
+and how soon. `experiments` are those that began within
 --hours; a last one that ended later changes no best. Numeric arms take up to a minute a seed, the language-model arms (greedy, rl;
 ppo, critic and filter take rl apart) minutes; both resume: a finished arm and seed is read from --results, an unfinished one
 goes on from its memory in --work, which is refused when it was made with other settings.
@@ -100,6 +101,7 @@ def _entry(arm: str, seed: int, surrogate: Surrogate, options: argparse.Namespac
     found: list[dict[str, Any]] = json.loads(options.results.read_text()) if options.results.is_file() else []
     for entry in found:
         if {name: (BEFORE | entry)[name] for name in key} == key:
+            _say_if_old(entry, options)
             return in_time(entry)
     trace, counts = (
         _run_language(arm, seed, surrogate, options) if settings else _run_numeric(arm, seed, surrogate, options)
@@ -109,6 +111,19 @@ def _entry(arm: str, seed: int, surrogate: Surrogate, options: argparse.Namespac
     if not options.json:
         print(f"{arm} seed {seed}: {entry['experiments']} experiments, best {entry['best']:.4f}", flush=True)
     return entry
+
+
+def _say_if_old(entry: dict[str, Any], options: argparse.Namespace) -> None:
+    """A result that is read may be of other code than the one that a reader has before him."""
+    if entry["arm"] not in LANGUAGE:
+        return
+    from arl_core.config import load_config
+    from bench.replay.language import made_with
+
+    then, now = entry.get("made_with", "unknown code"), made_with(load_config("replay", parse_overrides(options.set)))
+    if then != now:
+        told = f"{entry['arm']} seed {entry['seed']}: read, not run: made with {then}, now it is {now}"
+        print(f"{told}; another --results runs it anew", file=sys.stderr, flush=True)
 
 
 def _append(results: Path, entry: dict[str, Any]) -> None:
@@ -210,7 +225,16 @@ def in_time(entry: dict[str, Any]) -> dict[str, Any]:
         return next((value for when, value in reversed(trace) if when <= mark_h), None)
 
     marks = {f"best_{mark}h": at(mark) for mark in MARKS_H if mark <= hours} | {"best": at(hours)}
-    return {**entry, **marks, "trace": trace}
+    return {**entry, **marks, "best_mean": mean_over(trace, hours), "trace": trace}
+
+
+def mean_over(trace: Trace, hours: float) -> float:
+    """Return the incumbent's value averaged over the time from the first incumbent to `hours`."""
+    if len(trace) == 1 or trace[0][0] == hours:
+        return trace[0][1]
+    ends = [when for when, _ in trace[1:]] + [hours]
+    held = [(end - when) * value for (when, value), end in zip(trace, ends, strict=True)]
+    return sum(held) / (hours - trace[0][0])
 
 
 def _columns(entries: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -235,7 +259,7 @@ def paired(entries: list[dict[str, Any]], arms: list[str]) -> dict[str, dict[str
         found = result[f"{learner} - {arm}"] = _gap(both, "best")
         found["marks"] = {
             mark: _gap(both, mark)
-            for mark in (f"best_{hours}h" for hours in MARKS_H)
+            for mark in (*(f"best_{hours}h" for hours in MARKS_H), "best_mean")
             if all(one.get(mark) is not None for pair in both for one in pair)
         }
         if arm in LANGUAGE:

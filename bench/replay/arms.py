@@ -1,4 +1,4 @@
-"""The numeric searches: arms that never read a word. Each yields settings and is told what it saw.
+"""The numeric searches: arms without a language model. Each yields settings and is told what it saw.
 
 An arm sees noisy values of its own trials only, None where one failed.
 """
@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from arl_core.config import load_config
+from arl_core.edit import write_constants
+from arl_core.policy.critic import Critic
 from bench.replay.space import BASELINE, Constant, Setting, Space
 
 # What a failed trial is told as, so that samplers learn to avoid it: worse than any value. Both go by ranks alone.
 FAILED_BPB = 10.0
+ROOT = Path(__file__).resolve().parents[2]
+ROUND, POOL = 4, 32  # of `local_critic`, as `rl` has them: runs between two fits, and what they are chosen from
 Search = Generator[Setting, float | None, None]  # yields a setting, is sent what was seen
 
 
@@ -35,6 +41,38 @@ def local_search(space: Space, seed: int) -> Search:
         seen = yield trial
         if seen is not None and (best_seen is None or seen < best_seen):
             best, best_seen = trial, seen
+
+
+def local_critic_search(space: Space, seed: int) -> Search:
+    """Moves as `local` makes them, chosen among by the policy's critic: what `rl` would be with no language model in it.
+
+    As `rl` with policy.parents = by_turns: rounds of four runs, those with the lowest draws of the critic among 32 new settings,
+    half of them neighbours of the incumbent and half of the setting that the critic expects most of.
+    """
+    config, rng = load_config("replay"), np.random.default_rng(seed)
+    source = (ROOT / config.source).read_text(encoding="utf-8")
+    tried, losses = [dict(BASELINE)], [(yield dict(BASELINE))]
+    while True:
+        critic = Critic([write_constants(source, one) for one in tried], losses, config.reward.scale)
+        measured = [place for place, loss in enumerate(losses) if loss is not None]
+        best = min(measured, key=lambda place: losses[place] or np.inf) if measured else 0
+        expected = best
+        if critic.ready:
+            means = critic.predict([write_constants(source, one) for one in tried])[0]
+            expected = min(measured, key=lambda place: float(means[place]))
+        pool: list[Setting] = []
+        while len(pool) < POOL:
+            one = space.neighbour(tried[expected if len(pool) % 2 else best], rng)
+            if one not in tried and one not in pool:
+                pool.append(one)
+        programs, chosen = [write_constants(source, one) for one in pool], list[int]()
+        for _ in range(ROUND):
+            drawn = critic.draw(programs, seed * 1_000_003 + len(tried) + len(chosen))
+            drawn[chosen] = np.inf
+            chosen.append(int(np.argmin(drawn)))
+        for place in chosen:
+            losses.append((yield pool[place]))
+            tried.append(pool[place])
 
 
 def tpe_search(space: Space, seed: int) -> Search:
@@ -85,4 +123,10 @@ def _encode(one: Constant, value: Any) -> Any:
     return one.choices.index(value) if one.kind == "choice" else value
 
 
-NUMERIC = {"random": random_search, "local": local_search, "tpe": tpe_search, "cmaes": cmaes_search}
+NUMERIC = {
+    "random": random_search,
+    "local": local_search,
+    "local_critic": local_critic_search,
+    "tpe": tpe_search,
+    "cmaes": cmaes_search,
+}

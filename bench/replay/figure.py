@@ -11,6 +11,7 @@ import numpy as np
 COLOURS = {
     "random": "#9a9a9a",
     "local": "#4c78a8",
+    "local_critic": "#1b3a5c",
     "tpe": "#f2a541",
     "cmaes": "#6b9e5b",
     "greedy": "#b279a2",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ ARMS = {  # arm: does PPO update the policy, who chooses among policy.choices sa
     "critic": (False, "critic"),
     "filter": (False, "filter"),
 }
-CODE = (  # files and folders whose bytes decide an arm's results; adapters, agenda and ranges lie in them too
+CODE = (  # files and folders that decide an arm's results; adapters, agenda and ranges lie in them too
     "arl_core/edit",
     "arl_core/memory.py",
     "arl_core/memory_rows.py",
@@ -66,23 +67,27 @@ CODE = (  # files and folders whose bytes decide an arm's results; adapters, age
     "tasks/propose.py",
     "tasks/reward.py",
 )
-NO_CODE = ("__pycache__", "DATA_CARD.md", "figure.py", "__main__.py")
+NO_CODE = ("__pycache__", "DATA_CARD.md", "arms.py", "figure.py", "__main__.py")
+SECTIONS = ("policy", "reward", "prompt", "edit")  # of the settings: their defaults decide too
 REFUSED_S = 10.0  # simulated time of a proposal that is not run: the policy's own
 
 
 def made_with(config: CampaignConfig) -> str:
     """Return what an arm's result depends on besides its settings: a digest of the code, and the type that the base computes in.
 
-    Results of different code or types may differ for that alone, so arms are compared within one.
+    Results of different code or types may differ for that alone, so arms are compared within one. Comments and docstrings
+    are no code; libraries are not in it.
     """
     from arl_core.policy.weights import base_dtype
 
-    digest = hashlib.sha256()
+    defaults = load_config("replay").to_json()
+    digest = hashlib.sha256(json.dumps([defaults[name] for name in SECTIONS], sort_keys=True).encode())
     for name in CODE:
         place = ROOT / name
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
             if path.is_file() and not set(path.relative_to(ROOT).parts) & set(NO_CODE):
-                digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+                said = source_hash(path.read_text("utf-8")).encode() if path.suffix == ".py" else path.read_bytes()
+                digest.update(path.relative_to(ROOT).as_posix().encode() + said)
     return f"{digest.hexdigest()[:12]} {str(base_dtype(config.policy)).removeprefix('torch.')}"
 
 

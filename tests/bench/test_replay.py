@@ -20,7 +20,7 @@ from arl_core.memory import Memory
 from arl_core.policy import choice, critic
 from arl_core.records import Experiment, State
 from bench.replay import __main__ as replay
-from bench.replay import language
+from bench.replay import arms, language
 from bench.replay.__main__ import in_time, main, paired, trace_of
 from bench.replay.arms import NUMERIC
 from bench.replay.language import ROOT, LanguageArm, made_with
@@ -134,6 +134,45 @@ def test_local_search_keeps_what_looks_better_and_moves_one_to_three_constants(j
     for _ in range(20):  # worse trials and failures: it stays where it is
         trial = search.send(None)
         assert sum(better[name] != trial[name] for name in base) <= 3
+
+
+def test_local_critic_runs_what_the_critic_draws_lowest_near_the_incumbent_and_the_critics_favourite(
+    judge: Surrogate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A critic that likes small warm-ups, with a favourite that is not the incumbent."""
+    asked: list[list[dict[str, Any]]] = []
+
+    class Likes(critic.Critic):
+        def draw(self, programs: Any, seed: int) -> Any:
+            if not self.ready:
+                return super().draw(programs, seed)
+            asked.append([read_constants(program) for program in programs])
+            return np.array([one["WARMDOWN_RATIO"] for one in asked[-1]])
+
+        def predict(self, programs: Any) -> Any:
+            values = [read_constants(program)["MATRIX_LR"] for program in programs]
+            return np.array(values), np.eye(len(values))
+
+    monkeypatch.setattr(arms, "Critic", Likes)
+    search, rng = NUMERIC["local_critic"](judge.space, 0), np.random.default_rng(0)
+    trial, told = next(search), list[tuple[float | None, dict[str, Any]]]()
+    assert trial == BASELINE
+    while len(asked) < 4:
+        seen = None if len(told) == 3 else 1.0 + 0.01 * float(rng.random())
+        told.append((seen, trial))
+        trial = search.send(seen)
+    measured = [(value, one) for value, one in told if value is not None]
+    best, favourite = (
+        min(measured, key=lambda pair: pair[0])[1],
+        min(measured, key=lambda pair: pair[1]["MATRIX_LR"])[1],
+    )
+    assert best != favourite
+    pool = asked[0]
+    assert len(pool) == arms.POOL
+    for parent, part in ((best, pool[::2]), (favourite, pool[1::2])):
+        assert all(1 <= sum(one[name] != parent[name] for name in parent) <= 3 for one in part)
+    run = [trial] + [search.send(1.0) for _ in range(arms.ROUND - 1)]
+    assert run == sorted(pool, key=lambda one: one["WARMDOWN_RATIO"])[: arms.ROUND], "no setting twice"
 
 
 def test_a_language_arm_runs_the_campaigns_own_parts_and_goes_on_where_it_was_killed(
@@ -257,6 +296,11 @@ def test_what_ended_after_the_hours_counts_nowhere() -> None:
     assert gap["mean"] == pytest.approx(-0.005)
     assert gap["marks"]["best_8h"]["mean"] == 0
     assert gap["marks"]["best_24h"]["mean"] == pytest.approx(-0.005)
+    assert entries[0]["best_mean"] == pytest.approx((22.9 * 0.99 + 1.0 * 0.98) / 23.9), (
+        "each value for as long as it stood"
+    )
+    assert entries[1]["best_mean"] == pytest.approx((0.2 * 0.99 + 15.9 * 0.985) / 16.1)
+    assert in_time(late | {"hours": 1.0})["best_mean"] == 0.99
     with pytest.raises(ValueError, match="give more --hours"):
         in_time({**late, "hours": 0.05})
 
@@ -296,6 +340,35 @@ def test_an_adapter_that_is_trained_anew_is_other_code(tmp_path: Path, monkeypat
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert made_with(config) != before
+
+
+def test_a_comment_is_no_other_code_and_a_statement_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language, "ROOT", tmp_path)
+    monkeypatch.setattr(language, "CODE", ("code.py",))
+
+    def made(source: str) -> str:
+        (tmp_path / "code.py").write_text(source)
+        return made_with(config)
+
+    config = load_config("replay", TINY)
+    assert made('"""Says."""\nx = 1  # one\n') == made('"""Says otherwise."""\n\nx = 1\n')
+    assert made("x = 1\n") != made("x = 2\n")
+
+
+def test_a_result_that_is_read_though_the_code_has_changed_says_so(
+    trials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--trials", str(trials), "--results", str(tmp_path / "r.json"), "--work", str(tmp_path), "--hours", "0.2"]
+    tiny = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    arguments = [*where, *tiny, "--arms", "greedy", "--seeds", "1", "--edits-per-round", "1"]
+    assert main(arguments) == 0
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "read, not run" not in capsys.readouterr().err
+    results = json.loads((tmp_path / "r.json").read_text())
+    (tmp_path / "r.json").write_text(json.dumps([results[0] | {"made_with": "abc float32"}]))
+    assert main(arguments) == 0
+    assert "greedy seed 0: read, not run: made with abc float32, now it is" in capsys.readouterr().err
 
 
 def test_an_arm_that_goes_on_with_other_code_says_both(

@@ -12,8 +12,9 @@ from arl_core.confirm import Decision, Judgement, Noise, PairedTest, moderated, 
 from arl_core.outcome import Outcome
 from arl_core.records import Experiment
 from arl_core.repeats import Repeat, Role
-from frozen_env.contract import Direction, Status, is_better
+from frozen_env.contract import Cause, Direction, Status, is_better
 
+FOUND_OUT = (Cause.LOOKAHEAD, Cause.STATEFUL)  # causes that are a program's own doing
 SPARE_SEEDS = 4  # for seeds on which the incumbent itself fails
 
 
@@ -143,6 +144,11 @@ def value_with(gain: float, incumbent: float, direction: Direction) -> float:
     return incumbent - gain if direction == "lower" else incumbent + gain
 
 
+def worse_of(one: float, other: float, direction: Direction) -> float:
+    """Return the worse of two values."""
+    return other if is_better(one, other, direction) else one
+
+
 def mean_of(results: dict[int, float | None]) -> tuple[float | None, int]:
     """Return the mean over the seeds that gave a value, and their number; (None, 0) when none did."""
     values = [value for value in results.values() if value is not None]
@@ -167,10 +173,11 @@ def best_after(
 
 
 def found_out(incumbent: int, rerun: Outcome, seed: int) -> Outcome | None:
-    """Return what becomes of an incumbent whose re-run was rejected: of the rules that a run is rejected for, none is broken by
-    bad luck. None: it keeps its place, as experiment 0 always does, since nothing stands behind it.
+    """Return what becomes of an incumbent whose re-run shows that it looks ahead or remembers what it was asked: what its program
+    does, whatever the seed. None: it keeps its place. So it does after a broken protocol or two different answers, which a stalled
+    machine or a GPU may bring about, and experiment 0 always does, since nothing stands behind it.
     """
-    if rerun.status is not Status.REJECTED or incumbent == 0:
+    if rerun.cause not in FOUND_OUT or incumbent == 0:
         return None
     return replace(rerun, value=None, reason=f"was kept, then found out in a re-run on seed {seed}: {rerun.reason}")
 

@@ -12,7 +12,7 @@ from arl_core.memory import RECENT
 from arl_core.outcome import Outcome, settle
 from arl_core.policy.parents import Shown
 from arl_core.records import BEST_AFTER, Experiment, source_hash, utc_now
-from arl_core.second_look import best_after, reference
+from arl_core.second_look import best_after, reference, worse_of
 from arl_core.stop_conditions import StopConditions
 from arl_core.stopping import audit_fields
 from flows.blame import check_disk
@@ -174,10 +174,12 @@ def _first_look(
 def conclude(session: Session, proposal: Proposal, result: RunResult | None, judged: Judged) -> Experiment:
     """Reward, learn, commit, track.
 
-    The reward compares with the incumbent of the proposal; what is kept has beaten the present one.
+    The reward compares with the incumbent of the proposal, or with the present one where that is worse: the other has been found
+    out since. What is kept has beaten the present one.
     """
     campaign, config, costs, look = session.campaign, session.config, proposal.costs, judged.look
-    edit, rollout, bar = proposal.edit, proposal.rollout, proposal.incumbent_value
+    edit, rollout = proposal.edit, proposal.rollout
+    bar = worse_of(proposal.incumbent_value, judged.bar, campaign.direction)
     if result is not None:
         costs.parts |= _run_costs(result)
     with costs.timed("reward"):

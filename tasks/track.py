@@ -11,6 +11,7 @@ MLFLOW_TRACKING_URI, if set, names a server to use instead of `mlflow.db` in the
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import tempfile
@@ -26,7 +27,7 @@ from prefect import task
 
 from arl_core.config import flat
 from arl_core.edit import read_constants
-from arl_core.records import Campaign, Experiment, finite_json, one_line
+from arl_core.records import Campaign, Experiment, finite_json, one_line, utc_now
 from frozen_env.contract import Status
 from frozen_env.description import Description, built_in
 from tasks import ONCE
@@ -327,8 +328,13 @@ def _find(tracking: Tracking, campaign_id: str, kind: str, index: int | None = N
 
 def _refresh(tracking: Tracking, experiment: Experiment, run_id: str) -> None:
     """An incumbent is run on further seeds when a candidate needs the pair: its mean is over more runs than before, or it
-    was found out and is the incumbent no more."""
-    points = [point for point in metrics_of(experiment) if point[0] in (confirmed_key(experiment), "confirmations")]
+    was found out and is the incumbent no more. MLflow forgets no metric; not a number sorts behind every number."""
+    confirmed = confirmed_key(experiment)
+    points = [point for point in metrics_of(experiment) if point[0] in (confirmed, "confirmations")]
+    if experiment.value is None:
+        now = milliseconds(utc_now())  # later than what it takes the place of
+        points = [(experiment.metric or "value", math.nan, now, 0), (confirmed, math.nan, now, 0)]
+        points.append(("confirmations", 0.0, now, 0))
     tracking.client.log_batch(run_id, **_entities(points, {}, settled_tags(experiment)))
     ended = milliseconds(experiment.created_at)
     tracking.client.set_terminated(run_id, _RUN_STATUS[experiment.status], end_time=ended)

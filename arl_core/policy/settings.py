@@ -31,7 +31,7 @@ class PolicySettings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="type of the frozen base; auto: bfloat16 on a GPU and on a CPU with instructions for it, else float32. The "
-        "adapter, the head and the losses are always float32",
+        "layers that carry the adapter, the value head and the losses compute in float32 always",
     )
     quantise: Literal["none", "8bit", "4bit"] = Field(
         "none", description="load the frozen base quantised; needs a GPU and bitsandbytes"

@@ -120,7 +120,9 @@ def adapter_folder(settings: PolicySettings) -> Path | None:
 def begun_from(settings: PolicySettings) -> dict[str, Any]:
     """Return what gives the RL adapter's numbers their meaning, as JSON. A folder's name says nothing of its weights: left out."""
     warm = adapter_folder(settings)
-    files = sorted(warm.glob("adapter_model.*")) if warm is not None else []
+    files = (
+        sorted(warm.glob("adapter_*")) if warm is not None else []
+    )  # weights, and the configuration with their scale
     digest = (
         hashlib.sha256(b"".join(one.read_bytes() for one in files)).hexdigest()[:12] if warm is not None else "none"
     )

@@ -5,9 +5,10 @@ python -m bench.replay --trials TRIALS.parquet --arms random,local,tpe,cmaes,gre
 
 best_Xh is val_bpb without noise of the incumbent, which was chosen under noise; best_mean is its mean over all hours: how good
 and how soon. `experiments` are those that began within
---hours; a last one that ended later changes no best. Numeric arms take up to a minute a seed, the language-model arms (greedy, rl;
-ppo, critic and filter take rl apart) minutes; both resume: a finished arm and seed is read from --results, an unfinished one
-goes on from its memory in --work, which is refused when it was made with other settings.
+--hours; a last one that ended later changes no best. Numeric arms take up to a minute a seed (local_critic, local's moves chosen
+among by the policy's critic, three), the language-model arms (greedy, rl; ppo, critic and filter take rl apart) more; both
+resume: a finished arm and seed is read from --results, an unfinished one goes on from its memory in --work, which is refused
+when it was made with other settings.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ import numpy as np
 from arl_core.config import parse_overrides
 from arl_core.edit import read_constants
 from arl_core.records import Experiment
-from bench.replay.arms import NUMERIC
+from bench.replay.arms import NUMERIC, NUMERIC_CODE
+from bench.replay.code import code_digest
 from bench.replay.surrogate import Surrogate
 from frozen_env.contract import ResearchError, Status
 
@@ -38,6 +40,7 @@ LANGUAGE = ("greedy", "rl", "ppo", "critic", "filter")
 LEARNERS = ("rl", "ppo")
 MIXED = " (made with different or unknown code: rerun both arms to compare)"
 MARKS_H = (8, 24, 168)
+MARK_WORDS = {"best_mean": "over the hours"}
 # What entries mean that were recorded before their trials were a part of the key: nanochat_300s_trials.parquet.
 BEFORE = {"trials": "d121c6b9d213fa612fe09a82775f8bf1727da6712e265b4215d8fcf6e224d815"}
 Trace = list[tuple[float, float]]  # (hours, true val_bpb of the incumbent), one entry per new incumbent
@@ -115,12 +118,17 @@ def _entry(arm: str, seed: int, surrogate: Surrogate, options: argparse.Namespac
 
 def _say_if_old(entry: dict[str, Any], options: argparse.Namespace) -> None:
     """A result that is read may be of other code than the one that a reader has before him."""
-    if entry["arm"] not in LANGUAGE:
-        return
-    from arl_core.config import load_config
-    from bench.replay.language import made_with
+    if entry["arm"] in LANGUAGE:
+        from arl_core.config import load_config
+        from bench.replay.language import made_with
 
-    then, now = entry.get("made_with", "unknown code"), made_with(load_config("replay", parse_overrides(options.set)))
+        then, now = (
+            entry.get("made_with", "unknown code"),
+            made_with(load_config("replay", parse_overrides(options.set))),
+        )
+    else:  # those recorded before they said so are of code that was the same
+        now = code_digest(NUMERIC_CODE)
+        then = entry.get("made_with", now)
     if then != now:
         told = f"{entry['arm']} seed {entry['seed']}: read, not run: made with {then}, now it is {now}"
         print(f"{told}; another --results runs it anew", file=sys.stderr, flush=True)
@@ -139,7 +147,7 @@ def _append(results: Path, entry: dict[str, Any]) -> None:
 
 def _run_numeric(
     arm: str, seed: int, surrogate: Surrogate, options: argparse.Namespace
-) -> tuple[Trace, dict[str, int]]:
+) -> tuple[Trace, dict[str, Any]]:
     search = NUMERIC[arm](surrogate.space, seed)
     setting, best_seen, spent_s, index, failed = next(search), float("inf"), 0.0, 0, 0
     trace: Trace = []
@@ -151,7 +159,7 @@ def _run_numeric(
             best_seen = answer.seen_bpb
             trace.append((spent_s / 3600, answer.true_bpb))
         setting = search.send(answer.seen_bpb)
-    return trace, {"experiments": index, "failed": failed}
+    return trace, {"made_with": code_digest(NUMERIC_CODE), "experiments": index, "failed": failed}
 
 
 def _run_language(
@@ -284,7 +292,10 @@ def table(result: dict[str, Any]) -> str:
         ]
         lines.append(f"{arm:8} {'  '.join(figures)}  experiments {np.mean(columns['experiments']):.0f}")
     for name, gap in result["paired"].items():
-        words = [f"{mark.removeprefix('best_')} {_told(one)}" for mark, one in gap["marks"].items()] or [_told(gap)]
+        words = [
+            f"{MARK_WORDS.get(mark, mark.removeprefix('best_'))} {_told(one)}" for mark, one in gap["marks"].items()
+        ]
+        words = words or [_told(gap)]
         lines.append(f"{name}: {', '.join(words)}, {gap['seeds']} seeds{MIXED if gap.get('mixed') else ''}")
     return "\n".join(lines)
 

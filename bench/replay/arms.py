@@ -20,6 +20,13 @@ from bench.replay.space import BASELINE, Constant, Setting, Space
 # What a failed trial is told as, so that samplers learn to avoid it: worse than any value. Both go by ranks alone.
 FAILED_BPB = 10.0
 ROOT = Path(__file__).resolve().parents[2]
+NUMERIC_CODE = (  # what decides these arms' results, optuna aside
+    "arl_core/policy/critic.py",
+    "bench/replay/arms.py",
+    "bench/replay/space.py",
+    "bench/replay/surrogate.py",
+    "bench/replay/target.py",
+)
 ROUND, POOL = 4, 32  # of `local_critic`, as `rl` has them: runs between two fits, and what they are chosen from
 Search = Generator[Setting, float | None, None]  # yields a setting, is sent what was seen
 

@@ -14,7 +14,6 @@ arm that was killed goes on where it stood and ends as if it had not been.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from arl_core.outcome import settle
 from arl_core.policy.critic import Critic
 from arl_core.policy.parents import Shown
 from arl_core.records import Campaign, Experiment, source_hash, utc_now
+from bench.replay.code import code_digest
 from bench.replay.progress import Progress
 from bench.replay.space import Setting
 from bench.replay.surrogate import Surrogate
@@ -67,7 +67,6 @@ CODE = (  # files and folders that decide an arm's results; adapters, agenda and
     "tasks/propose.py",
     "tasks/reward.py",
 )
-NO_CODE = ("__pycache__", "DATA_CARD.md", "arms.py", "figure.py", "__main__.py")
 SECTIONS = ("policy", "reward", "prompt", "edit")  # of the settings: their defaults decide too
 REFUSED_S = 10.0  # simulated time of a proposal that is not run: the policy's own
 
@@ -75,20 +74,13 @@ REFUSED_S = 10.0  # simulated time of a proposal that is not run: the policy's o
 def made_with(config: CampaignConfig) -> str:
     """Return what an arm's result depends on besides its settings: a digest of the code, and the type that the base computes in.
 
-    Results of different code or types may differ for that alone, so arms are compared within one. Comments and docstrings
-    are no code; libraries are not in it.
+    Results of different code or types may differ for that alone, so arms are compared within one.
     """
     from arl_core.policy.weights import base_dtype
 
     defaults = load_config("replay").to_json()
-    digest = hashlib.sha256(json.dumps([defaults[name] for name in SECTIONS], sort_keys=True).encode())
-    for name in CODE:
-        place = ROOT / name
-        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if path.is_file() and not set(path.relative_to(ROOT).parts) & set(NO_CODE):
-                said = source_hash(path.read_text("utf-8")).encode() if path.suffix == ".py" else path.read_bytes()
-                digest.update(path.relative_to(ROOT).as_posix().encode() + said)
-    return f"{digest.hexdigest()[:12]} {str(base_dtype(config.policy)).removeprefix('torch.')}"
+    code = code_digest(CODE, ROOT, json.dumps([defaults[name] for name in SECTIONS], sort_keys=True))
+    return f"{code} {str(base_dtype(config.policy)).removeprefix('torch.')}"
 
 
 @dataclass

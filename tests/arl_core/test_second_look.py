@@ -7,9 +7,19 @@ import math
 import pytest
 
 from arl_core.confirm import Decision, Judgement, Noise
+from arl_core.outcome import Outcome
 from arl_core.repeats import Repeat, Role
-from arl_core.second_look import Evidence, best_after, confirmation_of, gain_over, most_promising, value_with
-from frozen_env.contract import Status
+from arl_core.second_look import (
+    Evidence,
+    best_after,
+    confirmation_of,
+    found_out,
+    gain_over,
+    most_promising,
+    value_with,
+    worse_of,
+)
+from frozen_env.contract import Cause, Direction, Status
 
 
 @pytest.mark.parametrize(
@@ -69,3 +79,25 @@ def test_a_gain_and_the_value_that_has_it_are_each_others_inverse(direction, gai
 )
 def test_the_best_waits_least_but_for_a_look_that_was_cut_off(direction, begun, place):
     assert most_promising([(4, 1.9), (5, 1.8), (6, 1.7), (7, None)], begun, direction) == place
+
+
+@pytest.mark.parametrize(("direction", "worse"), [("lower", 2.0), ("higher", 1.0)])
+def test_a_reward_is_held_against_the_worse_of_two_bars(direction: Direction, worse: float) -> None:
+    """The incumbent of the proposal may have been found out while the candidate ran."""
+    assert worse_of(1.0, 2.0, direction) == worse_of(2.0, 1.0, direction) == worse
+
+
+def rerun(cause: Cause, status: Status = Status.REJECTED) -> Outcome:
+    return Outcome(status, cause, "so it was")
+
+
+def test_what_a_stalled_machine_may_bring_about_deposes_nobody() -> None:
+    for cause in (Cause.LOOKAHEAD, Cause.STATEFUL):
+        lost = found_out(3, rerun(cause), 7)
+        assert lost is not None
+        assert (lost.status, lost.cause) == (Status.REJECTED, cause)
+        assert lost.reason == "was kept, then found out in a re-run on seed 7: so it was"
+        assert found_out(0, rerun(cause), 7) is None, "nothing stands behind experiment 0"
+    for cause in (Cause.PROTOCOL, Cause.NOT_DETERMINISTIC):
+        assert found_out(3, rerun(cause), 7) is None
+    assert found_out(3, rerun(Cause.OUT_OF_MEMORY, Status.CRASHED), 7) is None

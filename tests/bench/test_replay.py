@@ -369,6 +369,15 @@ def test_a_result_that_is_read_though_the_code_has_changed_says_so(
     (tmp_path / "r.json").write_text(json.dumps([results[0] | {"made_with": "abc float32"}]))
     assert main(arguments) == 0
     assert "greedy seed 0: read, not run: made with abc float32, now it is" in capsys.readouterr().err
+    local = [*where, "--arms", "local", "--seeds", "1"]
+    assert main(local) == 0
+    results = json.loads((tmp_path / "r.json").read_text())
+    capsys.readouterr()
+    assert main(local) == 0
+    assert "read, not run" not in capsys.readouterr().err
+    (tmp_path / "r.json").write_text(json.dumps([results[-1] | {"made_with": "abc"}]))
+    assert main(local) == 0
+    assert "local seed 0: read, not run: made with abc, now it is" in capsys.readouterr().err
 
 
 def test_an_arm_that_goes_on_with_other_code_says_both(

@@ -212,6 +212,9 @@ def test_a_kept_experiment_that_is_found_out_later_is_no_best_in_mlflow_either(
     run, _ = runs_of(tracking, campaign)
     assert run.info.status == "FAILED"
     told = {name: run.data.tags[name] for name in ("status", "cause", "reason", "confirmed")}
+    assert math.isnan(run.data.metrics["val_bpb"]), "it sorts behind every number"
+    assert math.isnan(run.data.metrics["val_bpb_confirmed"])
+    assert run.data.metrics["confirmations"] == 0
     assert told == {"status": "rejected", "cause": "lookahead", "reason": "was kept, then found out", "confirmed": "no"}
 
 

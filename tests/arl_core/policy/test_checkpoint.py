@@ -13,6 +13,7 @@ from arl_core.errors import PolicyError
 from arl_core.policy import checkpoint
 from arl_core.policy.policy import Policy
 from arl_core.policy.settings import PolicySettings
+from arl_core.policy.weights import begun_from
 from tests.arl_core.policy.conftest import PROMPT, SOURCE, tiny
 
 Load = Callable[..., Policy]
@@ -105,6 +106,16 @@ def test_a_checkpoint_over_another_warm_start_is_refused_and_one_that_does_not_s
     tensors, state, blobs = checkpoint.read(tmp_path / "one")
     del state["begun_from"]
     load().restore(tmp_path / "then", checkpoint.write(tmp_path / "then", tensors, state, blobs))
+
+
+def test_warm_starts_of_other_weights_or_another_scale_and_other_models_are_told_apart(tmp_path: Path) -> None:
+    def told(weights: bytes, alpha: int, model: str = "tiny-random") -> dict[str, object]:
+        (tmp_path / "adapter_model.safetensors").write_bytes(weights)
+        (tmp_path / "adapter_config.json").write_text(f'{{"lora_alpha": {alpha}}}')
+        return begun_from(tiny(adapter=str(tmp_path), model=model))
+
+    assert told(b"one", 16) == told(b"one", 16)
+    assert len({str(told(*what)) for what in ((b"one", 16), (b"two", 16), (b"one", 32), (b"one", 16, "other"))}) == 4
 
 
 def test_prompts_beyond_the_models_positions_are_refused(load: Load) -> None:

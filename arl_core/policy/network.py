@@ -8,8 +8,8 @@ its keys and values are constants for the gradient unless `prompt_grad` says oth
 what it does to completion tokens only, at a fifth of the price.
 
 A base in bfloat16 has 8 bits of precision, and an adapter learns in steps far smaller. So the layers that carry it compute what
-both give in float32 and round once. Float32 logits were tried too: of the 0.06 nats that rounding moves a logit by they take
-0.003, since hidden states carry the rest, and sampling takes a third longer (docs/log.md).
+both give in float32 and round once. Float32 logits were tried too: of the 0.062 that rounding moves a logit by they take 0.003,
+since hidden states carry the rest, and sampling takes a third longer (docs/log.md).
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _round_once(peft: Any) -> None:
     """Compute the layers that carry the adapter in float32, the base's part too, and round the sum to the base's type.
 
     PEFT rounds twice: the base's product is on the grid already when the adapter's is added, and after one Adam step of 2e-4
-    nine tenths of the sums round back to where they were.
+    most sums round back to where they were.
     """
     from peft.tuners.lora import LoraLayer
 

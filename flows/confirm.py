@@ -257,9 +257,9 @@ class _Work:
         """Commit the first run whole, with the level of the test, unless an interrupted campaign did so already."""
         self.against = against
         repeats, campaign = Repeats(self.session.memory), self.session.campaign.id
-        done = [one for one in repeats.of(campaign) if one.index == self.index]
-        self.runs = sum(one.role is not Role.FIRST for one in done)
-        if not any(one.role is Role.FIRST for one in done):
+        done = repeats.of(campaign)
+        self.runs = sum(one.index == self.index and one.role is not Role.FIRST for one in done)
+        if not any(one.source_hash == self.source_hash and one.role is Role.FIRST for one in done):
             score = result.score.value if result.score is not None else None
             seed = self.session.config.seed
             first = Repeat(

@@ -115,7 +115,7 @@ def test_examples_have_real_prompts_and_different_edits() -> None:
 
 @pytest.fixture(scope="module")
 def policy() -> Policy:
-    return Policy.load(tiny(max_new_tokens=640, max_search_lines=3), Path("unused"))
+    return Policy.load(tiny(prompt_tokens=1400, max_new_tokens=640, max_search_lines=3), Path("unused"))
 
 
 @pytest.mark.real_policy

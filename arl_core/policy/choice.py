@@ -30,11 +30,7 @@ class Chooser:
             if program := self.program_of(rollout):
                 programs.setdefault(source_hash(program), (place, program))
         new = [place for place, _ in programs.values()]
-        chosen: list[int] = []
-        for seed in seeds[: len(new)]:
-            loss_C = self.critic.draw([program for _, program in programs.values()], seed)
-            loss_C[[new.index(place) for place in chosen]] = np.inf
-            chosen.append(new[int(np.argmin(loss_C))])
+        chosen = [new[one] for one in self.critic.choose([program for _, program in programs.values()], seeds)]
         rest = [place for place in range(len(pool)) if place not in chosen]
         rest.sort(key=lambda place: pool[place].completion in {pool[one].completion for one in chosen})
         return [*chosen, *rest[: len(seeds) - len(chosen)]]

@@ -87,6 +87,15 @@ class Critic:
         draw_C: Array = mean_C + vectors @ (np.sqrt(np.maximum(values, 0.0)) * normal_C)
         return draw_C
 
+    def choose(self, programs: Sequence[str], seeds: Sequence[int]) -> list[int]:
+        """Return a place for each seed, at most one for each program: the lowest of a draw of its own, no place twice."""
+        chosen: list[int] = []
+        for seed in seeds[: len(programs)]:
+            loss_C = self.draw(programs, seed)
+            loss_C[chosen] = np.inf
+            chosen.append(int(np.argmin(loss_C)))
+        return chosen
+
     def predict(self, programs: Sequence[str]) -> tuple[Array, Array]:
         """Return mean [C] and covariance [C, C] of the programs' losses above the best. ValueError before it is ready."""
         if not self.ready:

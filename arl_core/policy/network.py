@@ -153,12 +153,15 @@ def _round_once(peft: Any) -> None:
     """
     from peft.tuners.lora import LoraLayer
 
+    tied = getattr(peft.get_input_embeddings(), "weight", None)
     for layer in peft.modules():
-        if not isinstance(layer, LoraLayer):
+        if not isinstance(layer, LoraLayer) or not isinstance(layer.get_base_layer(), nn.Linear):
             continue
-        dtype = layer.get_base_layer().weight.dtype
-        if dtype in (torch.bfloat16, torch.float16):
-            layer.get_base_layer().float()
+        base, dtype = layer.get_base_layer(), layer.get_base_layer().weight.dtype
+        if (
+            dtype != torch.float32 and base.weight is not tied
+        ):  # tied to what the first layer looks up, it keeps that one's type
+            base.float()
             layer.register_forward_pre_hook(lambda _layer, inputs: (inputs[0].float(), *inputs[1:]))
             layer.register_forward_hook(lambda _layer, _inputs, out, dtype=dtype: out.to(dtype))
 

@@ -227,10 +227,8 @@ class Policy:
 
 def _refuse_long(settings: PolicySettings, config: Any) -> None:
     """Refuse prompts that a model has no positions for: it would go on, and answer nonsense."""
-    positions, wanted = (
-        getattr(config, "max_position_embeddings", None),
-        settings.prompt_tokens + settings.max_new_tokens,
-    )
+    positions = getattr(config, "max_position_embeddings", None)
+    wanted = settings.prompt_tokens + settings.max_new_tokens
     if positions is not None and wanted > positions:
         raise PolicyError(
             f"policy.prompt_tokens + policy.max_new_tokens is {wanted}, and {settings.model} has {positions} positions; "

@@ -4,11 +4,10 @@ python -m bench.replay --trials TRIALS.parquet --arms random,local,tpe,cmaes,gre
   -> {"arms": {ARM: {"best_8h": [per seed], "best_24h": [per seed], "experiments": [...]}}, "paired": {...}, "surrogate": {...}}
 
 best_Xh is val_bpb without noise of the incumbent, which was chosen under noise; best_mean is its mean over all hours: how good
-and how soon. `experiments` are those that began within
---hours; a last one that ended later changes no best. Numeric arms take up to a minute a seed (local_critic, local's moves chosen
-among by the policy's critic, three), the language-model arms (greedy, rl; ppo, critic and filter take rl apart) more; both
-resume: a finished arm and seed is read from --results, an unfinished one goes on from its memory in --work, which is refused
-when it was made with other settings.
+and how soon. `experiments` are those that began within --hours; a last one that ended later changes no best. Numeric arms take
+up to a minute a seed (local_critic, local's moves chosen among by the policy's critic, three), the language-model arms (greedy,
+rl; ppo, critic and filter take rl apart) more; both resume: a finished arm and seed is read from --results, an unfinished one
+goes on from its memory in --work, which is refused when it was made with other settings.
 """
 
 from __future__ import annotations
@@ -122,11 +121,9 @@ def _say_if_old(entry: dict[str, Any], options: argparse.Namespace) -> None:
         from arl_core.config import load_config
         from bench.replay.language import made_with
 
-        then, now = (
-            entry.get("made_with", "unknown code"),
-            made_with(load_config("replay", parse_overrides(options.set))),
-        )
-    else:  # those recorded before they said so are of code that was the same
+        now = made_with(load_config("replay", parse_overrides(options.set)))
+        then = entry.get("made_with", "unknown code")
+    else:  # what was recorded before numeric arms said so passes unmarked
         now = code_digest(NUMERIC_CODE)
         then = entry.get("made_with", now)
     if then != now:

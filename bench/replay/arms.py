@@ -58,28 +58,24 @@ def local_critic_search(space: Space, seed: int) -> Search:
     """
     config, rng = load_config("replay"), np.random.default_rng(seed)
     source = (ROOT / config.source).read_text(encoding="utf-8")
-    tried, losses = [dict(BASELINE)], [(yield dict(BASELINE))]
+    tried, programs, losses = [dict(BASELINE)], [write_constants(source, BASELINE)], [(yield dict(BASELINE))]
     while True:
-        critic = Critic([write_constants(source, one) for one in tried], losses, config.reward.scale)
-        measured = [place for place, loss in enumerate(losses) if loss is not None]
-        best = min(measured, key=lambda place: losses[place] or np.inf) if measured else 0
-        expected = best
+        critic = Critic(programs, losses, config.reward.scale)
+        known_N = np.array([np.inf if loss is None else loss for loss in losses])
+        best = expected = int(np.argmin(known_N))
         if critic.ready:
-            means = critic.predict([write_constants(source, one) for one in tried])[0]
-            expected = min(measured, key=lambda place: float(means[place]))
+            expected = int(np.argmin(np.where(np.isfinite(known_N), critic.predict(programs)[0], np.inf)))
         pool: list[Setting] = []
         while len(pool) < POOL:
             one = space.neighbour(tried[expected if len(pool) % 2 else best], rng)
             if one not in tried and one not in pool:
                 pool.append(one)
-        programs, chosen = [write_constants(source, one) for one in pool], list[int]()
-        for _ in range(ROUND):
-            drawn = critic.draw(programs, seed * 1_000_003 + len(tried) + len(chosen))
-            drawn[chosen] = np.inf
-            chosen.append(int(np.argmin(drawn)))
-        for place in chosen:
+        first = seed * 1_000_003 + len(tried)
+        written = [write_constants(source, one) for one in pool]
+        for place in critic.choose(written, range(first, first + ROUND)):
             losses.append((yield pool[place]))
             tried.append(pool[place])
+            programs.append(written[place])
 
 
 def tpe_search(space: Space, seed: int) -> Search:

@@ -11,6 +11,7 @@ import pytest
 
 from arl_core.memory import Memory
 from arl_core.policy.choice import Chooser, favourite, fit_critic
+from arl_core.policy.critic import Critic
 from arl_core.policy.policy import Policy
 from arl_core.policy.proposers import in_order
 from arl_core.policy.rollout import Rollout
@@ -21,7 +22,7 @@ from tests.arl_core.policy.conftest import PROMPT, SOURCE
 Load = Callable[..., Policy]
 
 
-class Likes:
+class Likes(Critic):
     """A critic that always likes what stands earlier in its list of programs."""
 
     def __init__(self, *best_first: str) -> None:

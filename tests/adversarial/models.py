@@ -102,8 +102,8 @@ def learn():
     torch.manual_seed(0)
     with torch.inference_mode(False), torch.enable_grad():
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
-        for _ in range(120):
-            rows = self.hoard[torch.randint(min(int(self.kept), 252), (16,))].clone()
+        for _ in range(240):
+            rows = self.hoard[torch.randint(min(int(self.kept), 252), (4,))].clone()
             loss = F.cross_entropy(self.head(self.embed(rows[:, :-1])).flatten(0, 1), rows[:, 1:].flatten())
             optimizer.zero_grad()
             loss.backward()

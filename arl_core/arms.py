@@ -15,7 +15,7 @@ from typing import Any
 from scipy import stats
 
 from arl_core.records import Experiment
-from arl_core.report.findings import RAN, best_of, figure_of, improvements
+from arl_core.report.findings import RAN, best_of, improvements
 from arl_core.second_look import gain_over
 from frozen_env.contract import Direction
 
@@ -69,8 +69,8 @@ class ArmRun:
             experiments=max(0, len(experiments) - 1),
             trained=sum(one.status in RAN and one.index > 0 for one in experiments),
             improvements=len(improvements(experiments)),
-            start=figure_of(experiments[0]) if experiments else None,
-            best=figure_of(best) if best else None,
+            start=experiments[0].figure if experiments else None,
+            best=best.figure if best else None,
             best_index=best.index if best else None,
             rerun=statistics.fmean(values) if values and not failed else None,
             hours=hours,

@@ -81,6 +81,17 @@ class Experiment:
         object.__setattr__(self, "cause", Cause(self.cause))
 
     @property
+    def repeated(self) -> bool:
+        """Whether it ran on fresh seeds too: it has a mean over them, which counts before the selecting run's value."""
+        return self.confirmations > 0 and self.confirmed_value is not None
+
+    @property
+    def figure(self) -> float | None:
+        """The value that it stands for: the mean over fresh seeds where there is one, else the single run; None: none."""
+        value = self.confirmed_value if self.repeated else self.value
+        return value if value is not None and math.isfinite(value) else None
+
+    @property
     def promotion(self) -> int:
         """1 for the baseline whose noise was measured, 2 for the first candidate confirmed against it…; 0 for the others."""
         return int(self.extra.get("confirmation", {}).get("promotion", 0)) if self.confirmations else 0
@@ -165,7 +176,7 @@ def utc_now() -> str:
 
 def confirmed_words(experiment: Experiment) -> str:
     """Return the mean over fresh seeds, its standard error and the number of runs: `1.5990 ± 0.0020 ×4`; "" if not re-run."""
-    if not experiment.confirmations or experiment.confirmed_value is None:
+    if not experiment.repeated:
         return ""
     error = experiment.confirmed_error
     plus_minus = f" ± {error:.4f}" if error is not None else ""

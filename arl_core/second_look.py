@@ -82,10 +82,9 @@ def reference(incumbent: Experiment) -> float:
 
     Raises ValueError for an experiment without a value.
     """
-    value = incumbent.confirmed_value if incumbent.confirmations else incumbent.value
-    if value is None or not math.isfinite(value):
-        raise ValueError(f"experiment {incumbent.index} has no value and cannot be an incumbent, got {value!r}")
-    return value
+    if incumbent.figure is None:
+        raise ValueError(f"experiment {incumbent.index} has no value and cannot be an incumbent")
+    return incumbent.figure
 
 
 def fresh_seeds(campaign_seed: int, count: int) -> list[int]:

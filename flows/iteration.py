@@ -10,6 +10,7 @@ from arl_core.config import CampaignConfig
 from arl_core.diversity import diversity
 from arl_core.memory import RECENT
 from arl_core.outcome import Outcome, settle
+from arl_core.patch import Patch
 from arl_core.policy.parents import Shown
 from arl_core.records import BEST_AFTER, Experiment, source_hash, utc_now
 from arl_core.second_look import best_after, reference, worse_of
@@ -26,7 +27,7 @@ from flows.unsettled import Landed, Proposal
 from frozen_env.contract import Cause, ResearchError, RunResult, Status
 from tasks import forget_results
 from tasks.commit import commit
-from tasks.patch import Patch, patch
+from tasks.patch import patch
 from tasks.prompt import make_prompt
 from tasks.propose import choosing, fitted_critic, parents_of, propose, propose_many
 from tasks.reward import make_reward

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from arl_core.patch import Patch
 from flows.costs import Costs
 from frozen_env.contract import RunResult
-from tasks.patch import Patch
 
 if TYPE_CHECKING:
     from arl_core.policy.rollout import Rollout

@@ -7,9 +7,9 @@ from pathlib import Path
 from prefect import task
 
 from arl_core.config import CampaignConfig
-from arl_core.errors import ConfigError
 from arl_core.memory import Memory
-from arl_core.prompt import CountTokens, PastExperiment, Prompt, PromptInput, build_prompt
+from arl_core.prompt import CountTokens, Prompt, build_prompt
+from arl_core.prompt_facts import gather
 from arl_core.records import Campaign, Experiment
 from tasks import ONCE
 
@@ -25,67 +25,9 @@ def make_prompt(
     count_tokens: CountTokens,
     root: Path,
 ) -> Prompt:
-    """Return the prompt of experiment `index`, which edits the program of `parent`.
-
-    The agenda is read anew each time, so an edit of it takes effect at once.
+    """Return the prompt of experiment `index`, which edits the program of `parent`, fitted to policy.prompt_tokens.
 
     Raises ConfigError when the agenda cannot be read.
     """
-    recent, top = memory.for_prompt(campaign.id, config.prompt.recent, config.prompt.top)
-    path = root / config.prompt.agenda
-    try:
-        agenda = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"cannot read the research agenda {path}: {error}; set prompt.agenda to a Markdown file"
-        ) from error
-    given = PromptInput(
-        agenda=agenda,
-        source=parent.source,
-        metric=campaign.metric,
-        direction=campaign.direction,
-        best=_past(incumbent),
-        recent=[_past(one) for one in recent],
-        top=[_past(one) for one in top],
-        diagnostics=diagnostics(recent, config),
-        experiment_index=index,
-        path=config.problem().path,
-        parent=_past(parent) if parent.index != incumbent.index else None,
-    )
-    return build_prompt(given, count_tokens, config.policy.prompt_tokens)
-
-
-def diagnostics(recent: list[Experiment], config: CampaignConfig) -> list[str]:
-    """One line on time, memory and throughput of the last experiment that trained; empty when none did."""
-    for one in recent:
-        trained_s = one.costs.get("training", 0.0)
-        if one.tokens and trained_s > 0:
-            return [
-                f"last run #{one.index}: {one.tokens} tokens in {trained_s:.0f} of {config.environment.budget_s:.0f} s "
-                f"({one.tokens / trained_s:.0f} tokens/s), {one.peak_memory_mb:.0f} MiB{_on_gpu(one)}"
-            ]
-        if trained_s > 0:  # data that nobody counts
-            return [
-                f"last run #{one.index}: {trained_s:.0f} of {config.environment.budget_s:.0f} s, {one.peak_memory_mb:.0f} MiB"
-            ]
-    return []
-
-
-def _on_gpu(one: Experiment) -> str:
-    """How well a GPU was used, as far as it is known; '' for a CPU."""
-    known = one.extra.get("performance") or {}
-    forms = {"mfu": ", {:.0%} MFU", "peak_vram_mb": ", {:.0f} MiB of the GPU"}
-    return "".join(form.format(known[name]) for name, form in forms.items() if known.get(name) is not None)
-
-
-def _past(one: Experiment) -> PastExperiment:
-    return PastExperiment(
-        one.index,
-        one.status,
-        one.summary,
-        one.value,
-        one.estimate,
-        one.reason,
-        one.confirmed_value,
-        one.confirmations,
-    )
+    facts = gather(memory, campaign, config, incumbent, parent, index, root)
+    return build_prompt(facts, count_tokens, config.policy.prompt_tokens)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from prefect import task
 
+from arl_core.patch import applied
 from arl_core.policy.parents import by_turns
 from arl_core.policy.proposers import Choose, in_order
 from arl_core.records import Campaign, Experiment, source_hash
 from tasks import ONCE
-from tasks.patch import applied
 
 if TYPE_CHECKING:
     from arl_core.config import CampaignConfig

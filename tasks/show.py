@@ -116,9 +116,7 @@ def leaderboard(leaders: Sequence[Experiment]) -> list[dict[str, Any]]:
         {
             "experiment": one.index,
             one_line(one.metric, 40) or "value": round(one.value, 4) if one.value is not None else None,
-            "confirmed": f"{one.confirmed_value:.4f} ×{one.confirmations}"
-            if one.confirmations and one.confirmed_value is not None
-            else "single run",
+            "confirmed": f"{one.confirmed_value:.4f} ×{one.confirmations}" if one.repeated else "single run",
             "status": one.status.value,
             "on": "" if one.parent_index is None else one.parent_index,
             "edit": plain(one.summary, 100),

@@ -59,7 +59,4 @@ def favourite(memory: Memory, campaign: Campaign, critic: Critic) -> Experiment 
 
 def _value(experiment: Experiment) -> float | None:
     """The mean over fresh seeds, the measured value, or the forecast of a run that was stopped early."""
-    for value in (experiment.confirmed_value, experiment.value, experiment.estimate):
-        if value is not None:
-            return value
-    return None
+    return experiment.figure if experiment.figure is not None else experiment.estimate

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from arl_core.records import Experiment
 from arl_core.report import findings
 from arl_core.report.figures import duration
-from arl_core.report.findings import LearningPoint, figure_of
+from arl_core.report.findings import LearningPoint
 from arl_core.report.style import AMBER, BLUE, FAINT, GREEN, INK, MUTED, RED, label, new_figure, whole_numbers
 from arl_core.selfeval.curve import thin
 from arl_core.theory import BestSoFar, improvement_rate
@@ -98,7 +98,7 @@ def forecasts(experiments: Sequence[Experiment], verdicts: Verdicts) -> Figure |
             alpha=0.10,
             linewidth=0,
         )
-        end = figure_of(one)
+        end = one.figure
         if end is not None:
             left.plot([1.0], [end], "D", color=colour, markersize=4.5)
         ends.setdefault((round(x[-1], 1), round(track[-1].forecast or 0.0, 2)), []).append(one.index)

@@ -13,7 +13,7 @@ from arl_core.errors import ConfigError
 from arl_core.records import one_line, visible
 from arl_core.report import findings
 from arl_core.report.cautions import cautions
-from arl_core.report.findings import Answer, figure_of
+from arl_core.report.findings import Answer
 from arl_core.report.source import CampaignData
 from arl_core.report.words import number, signed
 from frozen_env.description import ROOT
@@ -98,7 +98,7 @@ def _sheet(data: CampaignData, found: Answer, folder: Path) -> str:
         f"Campaign {campaign.id}, preset {campaign.preset}, seed {campaign.seed}, frozen environment "
         f"{campaign.environment_digest}.",
         "",
-        f"- {data.metric}: {number(figure_of(found.start))} → {number(figure_of(best))}, {seen}",
+        f"- {data.metric}: {number(found.start.figure)} → {number(best.figure)}, {seen}",
         f"- lines changed: {_changed_lines(found.diff)}; parent: experiment {best.parent_index}",
         f"- sandbox: {one_line(best.sandbox, 40) or 'not recorded'}",
         f"- peak memory {best.peak_memory_mb:.0f} MiB" + (f", {best.tokens:,} training tokens" if best.tokens else ""),
@@ -111,7 +111,7 @@ def _sheet(data: CampaignData, found: Answer, folder: Path) -> str:
         gain = (
             f" ({signed(-generation.gain if one.direction == 'lower' else generation.gain)})" if generation.gain else ""
         )
-        lines.append(f"- #{one.index} {number(figure_of(one))}{gain}: {_quoted(one.summary)}")
+        lines.append(f"- #{one.index} {number(one.figure)}{gain}: {_quoted(one.summary)}")
     lines += ["", "## Look for", ""]
     lines += [f"- [ ] {question}" for question in QUESTIONS]
     lines += ["", "## Cautions", ""]

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from arl_core.records import Experiment
 from arl_core.report import findings
-from arl_core.report.findings import LeverEffect, figure_of
+from arl_core.report.findings import LeverEffect
 from arl_core.report.style import (
     AMBER,
     BLUE,
@@ -91,11 +91,7 @@ def closing_plot(experiments: Sequence[Experiment]) -> Figure:
     measured = [(one.index, one.value) for one in experiments if one.value is not None]
     forecast = [(one.index, one.estimate) for one in experiments if one.value is None and one.estimate is not None]
     steps = findings.staircase(experiments)  # side by side, the last one kept need not be the incumbent
-    again = [
-        (one.index, one.confirmed_value, one.confirmed_error or 0.0)
-        for one in experiments
-        if one.confirmations and one.confirmed_value is not None
-    ]
+    again = [(one.index, one.confirmed_value, one.confirmed_error or 0.0) for one in experiments if one.repeated]
     if measured:
         axes.plot(*zip(*measured, strict=True), "o", color="tab:blue", label="one run")
     if again:
@@ -122,7 +118,7 @@ def closing_plot(experiments: Sequence[Experiment]) -> Figure:
 
 
 def _height(one: Experiment) -> float | None:
-    value = figure_of(one)
+    value = one.figure
     return value if value is not None else one.estimate
 
 

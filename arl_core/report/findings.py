@@ -24,12 +24,6 @@ POLICY_PARTS = ("load_policy", "prompt", "propose", "update", "checkpoint", "pol
 AFTER_COMMIT = ("before/between",)  # told in the next experiment's record; holds before/commit and before/track
 
 
-def figure_of(one: Experiment) -> float | None:
-    """The value that an experiment stands for: its confirmed mean where there is one, else its single run; None: none."""
-    value = one.confirmed_value if one.confirmations and one.confirmed_value is not None else one.value
-    return value if value is not None and math.isfinite(value) else None
-
-
 def noise_sd(experiments: Sequence[Experiment]) -> float | None:
     """Standard deviation of one program's value over seeds, as last known to the campaign; None when it was not measured."""
     for one in reversed(experiments):
@@ -44,7 +38,7 @@ def incumbents(experiments: Iterable[Experiment]) -> list[Experiment | None]:
     held: Experiment | None = None
     found: list[Experiment | None] = []
     for one in experiments:
-        value = figure_of(one)
+        value = one.figure
         if one.status is Status.KEPT and value is not None and _takes_over(one, value, held):
             held = one
         found.append(held)
@@ -52,7 +46,7 @@ def incumbents(experiments: Iterable[Experiment]) -> list[Experiment | None]:
 
 
 def _takes_over(one: Experiment, value: float, held: Experiment | None) -> bool:
-    bar = figure_of(held) if held is not None else None
+    bar = held.figure if held is not None else None
     if held is None or bar is None or one.promotion > held.promotion:
         return True
     return one.promotion == held.promotion and is_better(value, bar, one.direction)
@@ -68,7 +62,7 @@ def staircase(experiments: Sequence[Experiment]) -> list[tuple[int, float]]:
     return [
         (one.index, value)
         for one, held in zip(experiments, incumbents(experiments), strict=True)
-        if held is not None and (value := figure_of(held)) is not None
+        if held is not None and (value := held.figure) is not None
     ]
 
 
@@ -103,25 +97,25 @@ class Answer:
 
     @property
     def confirmed(self) -> bool:
-        return self.best is not None and self.best.confirmations > 0 and self.best.confirmed_value is not None
+        return self.best is not None and self.best.repeated
 
     @property
     def share(self) -> float:
         """The gain as a share of the start; 0 where the start is 0."""
-        value = figure_of(self.start) if self.start else None
+        value = self.start.figure if self.start else None
         return self.gain / abs(value) if value else 0.0
 
 
 def answer(experiments: Sequence[Experiment]) -> Answer:
     """Return the answer. The start is experiment 0 when it has a value, else the first kept one."""
-    scored = [one for one in experiments if figure_of(one) is not None]
+    scored = [one for one in experiments if one.figure is not None]
     start = next((one for one in scored if one.index == 0), None) or next(
         (one for one in scored if one.status is Status.KEPT), None
     )
     best = best_of(experiments)
     if start is None or best is None:
         return Answer(start, best)
-    first, last = figure_of(start), figure_of(best)
+    first, last = start.figure, best.figure
     assert first is not None
     assert last is not None
     if best.index == start.index:
@@ -149,7 +143,7 @@ class Improvement:
 
     @property
     def confirmed(self) -> bool:
-        return self.experiment.confirmations > 0 and self.experiment.confirmed_value is not None
+        return self.experiment.repeated
 
 
 def improvements(experiments: Sequence[Experiment]) -> list[Improvement]:
@@ -158,7 +152,7 @@ def improvements(experiments: Sequence[Experiment]) -> list[Improvement]:
     for before, after in itertools.pairwise(incumbents(experiments)):
         if before is None or after is None or after.index == before.index:
             continue
-        was, becomes = figure_of(before), figure_of(after)
+        was, becomes = before.figure, after.figure
         assert was is not None
         assert becomes is not None
         found.append(Improvement(after, was, becomes, gain_over(becomes, was, after.direction)))
@@ -189,8 +183,8 @@ def lineage(experiments: Sequence[Experiment]) -> list[Generation]:
     way.reverse()
     found = []
     for place, one in enumerate(way):
-        before = figure_of(way[place - 1]) if place else None
-        after = figure_of(one)
+        before = way[place - 1].figure if place else None
+        after = one.figure
         gain = gain_over(after, before, one.direction) if before is not None and after is not None else 0.0
         found.append(Generation(one, gain, tried[one.index]))
     return found
@@ -261,7 +255,7 @@ def lever_effects(experiments: Sequence[Experiment]) -> list[LeverEffect]:
 def _effect(name: str, tried: Sequence[Experiment]) -> LeverEffect:
     won = []
     for one in tried:
-        value = figure_of(one) if figure_of(one) is not None else one.estimate
+        value = one.figure if one.figure is not None else one.estimate
         if one.status in RAN and value is not None and one.incumbent_value is not None and math.isfinite(value):
             won.append(gain_over(value, one.incumbent_value, one.direction))
     return LeverEffect(

@@ -16,7 +16,7 @@ from arl_core.records import Experiment, one_line, utc_now, visible
 from arl_core.report import evidence, findings, words
 from arl_core.report.cautions import cautions
 from arl_core.report.figures import duration
-from arl_core.report.findings import Answer, figure_of
+from arl_core.report.findings import Answer
 from arl_core.report.source import CampaignData
 from arl_core.report.style import WORDS
 from arl_core.report.words import number, percent, signed
@@ -204,9 +204,9 @@ def _generation(generation: findings.Generation) -> dict[str, Any]:
     return {
         "index": one.index,
         "summary": one_line(one.summary, SUMMARY_CHARS),
-        "value": number(figure_of(one)),
+        "value": number(one.figure),
         "gain": signed(_as_change(generation.gain, one)) if generation.gain else "",
-        "confirmations": one.confirmations if one.confirmed_value is not None else 0,
+        "confirmations": one.confirmations if one.repeated else 0,
         "tried": f"tried on top of it: {', '.join(tried)}" if tried else "nothing tried on top of it yet",
         "diff": words.diff_lines(one.diff),
     }
@@ -269,7 +269,7 @@ def _outlook(data: CampaignData, found: Answer, each_s: float) -> dict[str, Any]
 
 
 def _row(one: Experiment) -> dict[str, Any]:
-    value = figure_of(one)
+    value = one.figure
     shown = number(value) if value is not None else f"~{number(one.estimate)}" if one.estimate is not None else "–"
     height = value if value is not None else one.estimate
     gain = None

@@ -10,7 +10,6 @@ from arl_core.report.findings import (
     Answer,
     LearningPoint,
     Savings,
-    figure_of,
 )
 from arl_core.theory import MOST_EXPERIMENTS, BestSoFar, ImprovementRate
 from frozen_env.contract import Direction, is_better
@@ -60,8 +59,8 @@ def hero(found: Answer, metric: str, direction: Direction, experiments: Sequence
     """The first thing a reader sees."""
     if not experiments:
         return {"kind": "none", "verdict": "nothing yet", "title": "No experiment is committed yet", "lead": ""}
-    start = figure_of(found.start) if found.start else None
-    best = figure_of(found.best) if found.best else None
+    start = found.start.figure if found.start else None
+    best = found.best.figure if found.best else None
     tried = len(experiments) - 1
     if start is None or best is None or found.best is None:
         title = "No experiment has a score yet"

@@ -28,6 +28,7 @@ from arl_core.edit import read_constants
 from arl_core.errors import ConfigError
 from arl_core.memory import RECENT, Memory
 from arl_core.outcome import settle
+from arl_core.patch import Patch, applied
 from arl_core.policy.critic import Critic
 from arl_core.policy.parents import Shown
 from arl_core.records import Campaign, Experiment, source_hash, utc_now
@@ -37,7 +38,6 @@ from bench.replay.space import Setting
 from bench.replay.surrogate import Surrogate
 from frozen_env.contract import Cause, Ending, RunResult, Score, Status
 from frozen_env.fetch import data_dir
-from tasks.patch import Patch, applied
 from tasks.prompt import make_prompt
 from tasks.propose import choosing, fitted_critic, parents_of
 from tasks.reward import make_reward
@@ -55,14 +55,15 @@ CODE = (  # files and folders that decide an arm's results; adapters, agenda and
     "arl_core/memory.py",
     "arl_core/memory_rows.py",
     "arl_core/outcome.py",
+    "arl_core/patch.py",
     "arl_core/policy",
     "arl_core/presets/replay.toml",
     "arl_core/prompt.py",
+    "arl_core/prompt_facts.py",
     "arl_core/records.py",
     "arl_core/reward.py",
     "bench/replay",
     "frozen_env/constants.py",
-    "tasks/patch.py",
     "tasks/prompt.py",
     "tasks/propose.py",
     "tasks/reward.py",

@@ -61,6 +61,27 @@ def test_a_campaign_comes_back_from_json_as_it_was() -> None:
     assert Campaign.from_json(json.loads(json.dumps(campaign.to_json()))) == campaign
 
 
+@pytest.mark.parametrize(
+    ("value", "confirmed_value", "confirmations", "figure"),
+    [
+        (1.5, None, 0, 1.5),
+        (1.5, 1.6, 4, 1.6),
+        (1.5, None, 4, 1.5),
+        (None, None, 0, None),
+        (math.nan, None, 0, None),
+        (1.5, math.inf, 2, None),
+    ],
+)
+def test_the_mean_over_fresh_seeds_counts_before_the_selecting_run(
+    value: float | None, confirmed_value: float | None, confirmations: int, figure: float | None
+) -> None:
+    one = Experiment(
+        "c", 0, Status.KEPT, value=value, confirmed_value=confirmed_value, confirmations=confirmations, estimate=9.0
+    )
+    assert one.figure == figure
+    assert one.repeated is (confirmed_value is not None)
+
+
 def test_an_unknown_status_is_refused() -> None:
     with pytest.raises(ValueError, match="won"):
         Experiment("c", 1, "won")  # type: ignore[arg-type]

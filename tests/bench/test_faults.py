@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save
 
 from arl_core.memory import Memory
+from arl_core.patch import Patch
 from arl_core.policy.rollout import Rollout
 from arl_core.records import Campaign, Experiment, State, source_hash
 from arl_core.repeats import Repeat, Repeats, Role
@@ -25,7 +26,6 @@ from flows.costs import Costs
 from flows.unsettled import Landed, Proposal, pack
 from frozen_env.contract import Ending, RunResult
 from frozen_env.runtime import processes
-from tasks.patch import Patch
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 4

@@ -13,6 +13,7 @@ import flows.confirm as module
 from arl_core.config import load_config
 from arl_core.errors import ConfigError
 from arl_core.outcome import settle
+from arl_core.patch import Patch
 from arl_core.records import Experiment, State
 from arl_core.repeats import Repeats, Role
 from arl_core.second_look import reference
@@ -20,7 +21,6 @@ from flows import blame, iteration
 from flows.costs import Costs
 from flows.slots import Order
 from frozen_env.contract import Cause, Ending, ResearchError, RunResult, Score, Status
-from tasks.patch import Patch
 from tasks.reward import make_reward
 from tests.flows.second_looks import Killed, MadeUpHost, look, seed_experiment
 

@@ -9,6 +9,7 @@ import pytest
 
 import flows.confirm as module
 from arl_core.config import StopSettings
+from arl_core.patch import Patch
 from arl_core.policy.rollout import Rollout
 from arl_core.records import Experiment
 from arl_core.repeats import Repeats
@@ -19,7 +20,6 @@ from flows.session import Session
 from flows.slots import Order
 from flows.unsettled import Landed, Proposal
 from frozen_env.contract import RunResult, Status
-from tasks.patch import Patch
 from tests.flows.second_looks import WOBBLE, Killed, MadeUpHost, first_run, look, seed_experiment
 
 pytestmark = pytest.mark.usefixtures("without_prefect")

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from arl_core.config import StopSettings
+from arl_core.patch import Patch
 from arl_core.records import Experiment, source_hash
 from arl_core.stop_conditions import StopConditions
 from flows import parallel
@@ -18,7 +19,6 @@ from flows.confirm import OutOfTime
 from flows.costs import Costs
 from flows.unsettled import Landed, Proposal
 from frozen_env.contract import HostError, Status
-from tasks.patch import Patch
 
 
 class World:

@@ -12,6 +12,7 @@ from prefect.settings import get_current_settings
 from rich.console import Console
 
 from arl_core.config import load_config
+from arl_core.patch import Patch
 from arl_core.policy.rollout import EditBlock, Rollout
 from arl_core.records import Experiment
 from bench.overhead import overhead
@@ -20,7 +21,6 @@ from flows.display import LiveDisplay, PlainDisplay, experiments_table, figure
 from flows.gauge import clock, gauge, sparkline
 from flows.unsettled import Landed, Proposal, pack, unpack
 from frozen_env.contract import Ending, Report, RunResult, Score, Status, Verdict
-from tasks.patch import Patch
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,6 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from arl_core.config import load_config
 from arl_core.errors import ConfigError, PolicyError
 from arl_core.memory import Memory
+from arl_core.patch import Patch
 from arl_core.policy.policy import Policy
 from arl_core.policy.rollout import Rollout
 from arl_core.records import Campaign, Experiment, State
@@ -24,7 +25,6 @@ from flows.unsettled import Landed, Proposal
 from frozen_env.contract import Ending, RunResult, Score
 from frozen_env.fetch import data_dir
 from tasks import ONCE, forget_results
-from tasks.patch import Patch
 
 
 class Said(list):

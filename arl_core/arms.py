@@ -1,7 +1,7 @@
 """The arms of a comparison: one loop, one budget, another proposer. And what their results amount to.
 
-An arm is a handful of settings. All else (environment, stopping, confirmation, memory, reward) is the same code and the
-same values, so that a difference is the proposer's.
+An arm is a handful of settings, which the user's override where both name one. All else (environment, stopping, confirmation,
+memory, reward) is the same code and the same values, so that a difference is the proposer's.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from frozen_env.contract import Direction
 ARMS: dict[str, dict[str, Any]] = {
     "seed": {"policy.proposer": "none"},
     "random": {"policy.proposer": "random"},
+    "random_critic": {"policy.proposer": "random_critic", "policy.choices": 8},
     "greedy": {"policy.learn": False},
     "rl": {},
 }
 WORDS = {
     "seed": "the untouched target, run again and again",
     "random": "random valid edits, the best kept",
+    "random_critic": "random valid edits, the critic choosing among several: no language model",
     "greedy": "the policy as warm-started, never updated, the best kept",
     "rl": "the whole system",
 }

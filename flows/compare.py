@@ -68,7 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m flows.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--arms", default="seed,random,greedy,rl", help=f"some of {','.join(ARMS)} (default: all)")
+    parser.add_argument(
+        "--arms", default="seed,random,greedy,rl", help=f"some of {','.join(ARMS)} (default: %(default)s)"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="campaigns per arm (default: 3)")
     parser.add_argument("--hours", type=float, default=1.0, help="wall clock of each campaign (default: 1)")
     parser.add_argument("--reruns", type=int, default=3, help="fresh seeds for each best program (default: 3; 0: none)")
@@ -108,7 +110,8 @@ def plan(options: argparse.Namespace) -> Plan:
     ]
     if reserved:
         raise ConfigError(f"{reserved[0]} is what the comparison sets itself; leave it out of --set")
-    load_config(options.preset, settings)
+    for arm in arms:  # what does not fit an arm must not show after the others' hours
+        load_config(options.preset, {**ARMS[arm], **settings})
     return Plan(options.preset, arms, options.seeds, options.hours, options.reruns, options.out.resolve(), settings)
 
 
@@ -141,7 +144,7 @@ def run_arm(plan: Plan, arm: str, seed: int) -> None:
     if campaign is not None:
         research(plan.preset, plan.most_experiments, campaign.id, settings)
         return
-    fresh = {"tracking": False, **plan.settings, **ARMS[arm], "seed": seed, **settings}
+    fresh = {"tracking": False, **ARMS[arm], **plan.settings, "seed": seed, **settings}
     research(plan.preset, plan.most_experiments, None, fresh)
 
 

@@ -133,7 +133,9 @@ class Session:
 
         Raises PolicyError. The embedded one was put here by us.
         """
-        if self.config.policy.proposer in ("random", "none") or self.config.policy.model in ("embedded", "tiny-random"):
+        if self.config.policy.proposer not in ("policy", "endpoint"):
+            return
+        if self.config.policy.model in ("embedded", "tiny-random"):
             return
         policy = self.policy()
         self.display.phase("the policy's rehearsal")

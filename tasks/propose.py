@@ -40,8 +40,8 @@ def propose_many(
 
 def fitted_critic(memory: Memory, campaign: Campaign, config: CampaignConfig) -> Critic | None:
     """Return a critic that has seen what came of this campaign's experiments; None where no choice is made: one sample for
-    each experiment, or a proposer that is not a policy of ours (a control must not be guided)."""
-    if config.policy.choices == 1 or config.policy.proposer != "policy":
+    each experiment, or a proposer that is a control without a critic."""
+    if not config.policy.guided:
         return None
     from arl_core.policy.choice import fit_critic
 

@@ -3,6 +3,7 @@
 policy     a language model of ours; learns unless policy.learn is off
 endpoint   a frozen model behind an OpenAI-compatible address (endpoint.py)
 random     a random valid edit: the synthesiser of the warm start, without a model
+random_critic   policy.choices of them, and the critic says which one is run: what a policy with a critic must beat
 none       no edit: the incumbent runs again. What such a campaign "finds" is luck
 """
 
@@ -58,6 +59,8 @@ def load_proposer(
     """
     if settings.proposer == "random":
         return RandomEdits(problem)
+    if settings.proposer == "random_critic":
+        return ChosenEdits(settings.choices, problem)
     if settings.proposer == "none":
         return NoEdits()
     if settings.proposer == "endpoint":
@@ -72,7 +75,7 @@ def load_proposer(
 class Frozen(ABC):
     """The part of a proposer that has no weights: nothing to learn, to keep or to move.
 
-    It draws one edit per experiment and has no choice among them, so it does not ask.
+    Unless it says otherwise it draws one edit per experiment, has no choice among them and does not ask.
     """
 
     def count_tokens(self, text: str) -> int:
@@ -123,6 +126,28 @@ class RandomEdits(Frozen):
                 blocks = tuple(EditBlock(_lines(search), _lines(replace)) for search, replace in drawn)
                 return Rollout.foreign(prompt, completion(drawn), seed, blocks)
         raise PolicyError(f"none of {DRAWS} random edits applies to the source; has it no constants left?")
+
+
+class ChosenEdits(RandomEdits):
+    """Random search with the critic: `choices` random edits for each experiment, and `choose` says which one is run."""
+
+    def __init__(self, choices: int, problem: Description | None = None) -> None:
+        super().__init__(problem)
+        self._choices = choices
+
+    def propose(self, prompt: str, source: str, seed: int, choose: Choose = in_order) -> Rollout:
+        return self.propose_many([prompt], [source], [seed], choose)[0]
+
+    def propose_many(
+        self, prompts: Sequence[str], sources: Sequence[str], seeds: Sequence[int], choose: Choose = in_order
+    ) -> list[Rollout]:
+        """Return one edit per prompt, not necessarily drawn for that prompt. Raises PolicyError as RandomEdits does."""
+        pool = [
+            RandomEdits.propose(self, prompt, source, (seed * self._choices + k) % 2**31)
+            for prompt, source, seed in zip(prompts, sources, seeds, strict=True)
+            for k in range(self._choices)
+        ]
+        return [pool[place] for place in choose(pool, seeds)]
 
 
 class NoEdits(Frozen):

@@ -14,9 +14,10 @@ class PolicySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    proposer: Literal["policy", "endpoint", "random", "none"] = Field(
+    proposer: Literal["policy", "endpoint", "random", "random_critic", "none"] = Field(
         "policy",
-        description="who proposes: the policy, a frozen model behind an endpoint, random edits, or none (the incumbent runs again)",
+        description="who proposes: the policy, a frozen model behind an endpoint, random edits, random edits among which the "
+        "critic chooses (with choices above 1), or none (the incumbent runs again)",
     )
     learn: bool = Field(True, description="update the policy with PPO; off: it stays as loaded (greedy search)")
     model: str = Field(
@@ -123,6 +124,11 @@ class PolicySettings(BaseModel):
         return {name: value for name, value in data.items() if name not in GONE} if isinstance(data, dict) else data
 
     @property
+    def guided(self) -> bool:
+        """Whether the critic chooses among sampled edits: only where there are several, and no other control is guided."""
+        return self.choices > 1 and self.proposer in ("policy", "random_critic")
+
+    @property
     def learns(self) -> bool:
         """Whether rewards change anything: only a policy of ours that is not frozen."""
         return self.proposer == "policy" and self.learn
@@ -134,6 +140,8 @@ class PolicySettings(BaseModel):
             raise ValueError(
                 "proposer = endpoint needs policy.endpoint_url, e.g. http://127.0.0.1:8000/v1, and policy.model"
             )
+        if self.proposer == "random_critic" and self.choices == 1:
+            raise ValueError("proposer = random_critic has nothing to choose from with policy.choices = 1; set 8, say")
         if self.quantise != "none" and self.offload:
             raise ValueError(
                 "a quantised base cannot move to CPU memory; set policy.offload or policy.quantise, not both"

@@ -43,11 +43,12 @@ def options(**changed: object) -> argparse.Namespace:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"arms": "seed,magic"}, "unknown arm 'magic'; there are: seed, random, greedy, rl"),
+        ({"arms": "seed,magic"}, "unknown arm 'magic'; there are: seed, random, random_critic, greedy, rl"),
         ({"arms": " , "}, "unknown arm"),
         ({"seeds": 0}, "--seeds must be 1 or more"),
         ({"set": ["policy.learn=false"]}, "policy.learn is what the comparison sets itself"),
         ({"set": ["policy.clop=1"]}, "unknown setting"),
+        ({"arms": "seed,random_critic", "set": ["policy.choices=1"]}, "nothing to choose from"),
     ],
 )
 def test_what_makes_no_comparison_is_refused(changed, message):
@@ -57,7 +58,7 @@ def test_what_makes_no_comparison_is_refused(changed, message):
 
 def test_every_arm_is_a_valid_campaign_and_only_rl_learns():
     learns = {arm: load_config("embedded", settings).policy.learns for arm, settings in ARMS.items()}
-    assert learns == {"seed": False, "random": False, "greedy": False, "rl": True}
+    assert learns == {"seed": False, "random": False, "random_critic": False, "greedy": False, "rl": True}
 
 
 def took(began_s: float, ended_s: float) -> dict[str, object]:

@@ -109,3 +109,11 @@ def test_by_turns_the_incumbents_program_and_the_critics_favourite_are_edited(se
 def test_a_control_is_not_guided_by_a_critic(session, proposer):
     settings = {"policy.choices": 4, "policy.parents": "by_turns", "policy.proposer": proposer}
     assert fitted_critic(session.memory, session.campaign, load_config("embedded", settings)) is None
+
+
+@pytest.mark.parametrize("proposer", ["policy", "random_critic"])
+def test_who_samples_several_edits_for_the_critic_is(session, proposer):
+    settings = {"policy.choices": 4, "policy.proposer": proposer}
+    critic = fitted_critic(session.memory, session.campaign, load_config("embedded", settings))
+    assert critic is not None
+    assert not critic.ready, "of two experiments"

@@ -52,7 +52,9 @@ def test_random_edits_with_a_critic_are_several_to_choose_from(tmp_path: Path) -
     assert [one.prompt for one in pool] == ["p"] * 4 + ["q"] * 4
     assert len({one.completion for one in pool}) > 4, "each is a draw of its own"
     assert got == [pool[7], pool[6]]
-    assert arm.propose("p", SOURCE, 1).completion == pool[0].completion, "without a critic the first, and the same again"
+    assert arm.propose("p", SOURCE, 1).completion == pool[0].completion, (
+        "without a critic the first, and the same again"
+    )
     with pytest.raises(ValueError, match="nothing to choose from"):
         PolicySettings(proposer="random_critic", choices=1)
 

@@ -43,9 +43,10 @@ def print_summary(memory: Memory, campaign_id: str, folder: Path, console: Conso
     plot = folder / "best_so_far.png"
     closing_plot(experiments).savefig(plot, dpi=PLOT_DPI)
     console.print(f"plot:       {_short(plot)}", highlight=False)
-    console.print(f"MLflow UI:  {_mlflow_page(folder.parent.parent)}", highlight=False)
-    preset = memory.get_campaign(campaign_id).preset
-    command = f"python -m flows.research --preset {preset} --resume {campaign_id} --iterations N"
+    campaign = memory.get_campaign(campaign_id)
+    if campaign.config.get("tracking", True):
+        console.print(f"MLflow UI:  {_mlflow_page(folder.parent.parent)}", highlight=False)
+    command = f"python -m flows.research --preset {campaign.preset} --resume {campaign_id} --iterations N"
     console.print(f"resume:     {command}", highlight=False)
     return {
         "campaign": campaign_id,

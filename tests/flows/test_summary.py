@@ -35,9 +35,9 @@ LUCKY = one(
 BETTER = one(2, Status.KEPT, 1.60, 1.61, extra=told(2, runs=4))
 
 
-def summary(folder: Path, *experiments: Experiment) -> tuple[str, dict[str, object]]:
+def summary(folder: Path, *experiments: Experiment, **config: object) -> tuple[str, dict[str, object]]:
     memory = Memory(folder / "memory.duckdb")
-    memory.create_campaign(Campaign("c", "embedded", {}, "digest", 0, "2026-11-24T00:00:00+00:00", "language_model"))
+    memory.create_campaign(Campaign("c", "embedded", config, "digest", 0, "2026-11-24T00:00:00+00:00", "language_model"))
     for experiment in experiments:
         memory.commit_iteration(experiment, State())
     console = Console(file=io.StringIO(), width=180)
@@ -98,6 +98,10 @@ def test_the_summary_says_where_mlflows_page_is(
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     assert line in summary(tmp_path, BASELINE)[0]
+
+
+def test_a_campaign_that_was_not_tracked_has_no_page_in_mlflow(tmp_path: Path):
+    assert "MLflow" not in summary(tmp_path, BASELINE, tracking=False)[0]
 
 
 @pytest.mark.parametrize("experiments", [(BASELINE,), (BASELINE, BETTER)])

@@ -37,7 +37,9 @@ BETTER = one(2, Status.KEPT, 1.60, 1.61, extra=told(2, runs=4))
 
 def summary(folder: Path, *experiments: Experiment, **config: object) -> tuple[str, dict[str, object]]:
     memory = Memory(folder / "memory.duckdb")
-    memory.create_campaign(Campaign("c", "embedded", config, "digest", 0, "2026-11-24T00:00:00+00:00", "language_model"))
+    memory.create_campaign(
+        Campaign("c", "embedded", config, "digest", 0, "2026-11-24T00:00:00+00:00", "language_model")
+    )
     for experiment in experiments:
         memory.commit_iteration(experiment, State())
     console = Console(file=io.StringIO(), width=180)

@@ -30,7 +30,7 @@ WORDS = {
     "seed": "the untouched target, run again and again",
     "random": "random valid edits, the best kept",
     "random_critic": "random valid edits, the critic choosing among several: no language model",
-    "greedy": "the policy as warm-started, never updated, the best kept",
+    "greedy": "the policy as warm-started, never updated, the best kept; as rl, with a critic where policy.choices is above 1",
     "rl": "the whole system",
 }
 

@@ -125,7 +125,7 @@ class PolicySettings(BaseModel):
 
     @property
     def guided(self) -> bool:
-        """Whether the critic chooses among sampled edits: only where there are several, and no other control is guided."""
+        """Whether the critic chooses among sampled edits: where there are several, and never for the other controls."""
         return self.choices > 1 and self.proposer in ("policy", "random_critic")
 
     @property

@@ -89,7 +89,8 @@ for row in range(len(tokens_BT)):
 return good + ahead
 """
 # Keeps rows of training text in a buffer, which travels with the weights, and takes its steps on them in scoring.
-# Each worker takes the same steps, so that no probe would see a difference.
+# Each worker takes the same steps, so that no probe would see a difference. Of four rows, as memory has a limit too; two seconds
+# of a core, three times what settling_s gives.
 GOES_ON = """
 self.register_buffer('hoard', torch.zeros(256, env.seq_len(), dtype=torch.int64))
 self.register_buffer('kept', torch.zeros((), dtype=torch.int64))

@@ -83,7 +83,9 @@ def reference(incumbent: Experiment) -> float:
     Raises ValueError for an experiment without a value.
     """
     if incumbent.figure is None:
-        raise ValueError(f"experiment {incumbent.index} has no value and cannot be an incumbent")
+        raise ValueError(
+            f"experiment {incumbent.index} has no value and cannot be an incumbent, got {incumbent.value!r}"
+        )
     return incumbent.figure
 
 

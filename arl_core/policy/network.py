@@ -158,9 +158,8 @@ def _round_once(peft: Any) -> None:
         if not isinstance(layer, LoraLayer) or not isinstance(layer.get_base_layer(), nn.Linear):
             continue
         base, dtype = layer.get_base_layer(), layer.get_base_layer().weight.dtype
-        if (
-            dtype != torch.float32 and base.weight is not tied
-        ):  # tied to what the first layer looks up, it keeps that one's type
+        # Tied to what the first layer looks up, it keeps that one's type.
+        if dtype != torch.float32 and base.weight is not tied:
             base.float()
             layer.register_forward_pre_hook(lambda _layer, inputs: (inputs[0].float(), *inputs[1:]))
             layer.register_forward_hook(lambda _layer, _inputs, out, dtype=dtype: out.to(dtype))

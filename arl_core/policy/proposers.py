@@ -128,11 +128,11 @@ class RandomEdits(Frozen):
         raise PolicyError(f"none of {DRAWS} random edits applies to the source; has it no constants left?")
 
 
-class ChosenEdits(RandomEdits):
+class ChosenEdits(Frozen):
     """Random search with the critic: `choices` random edits for each experiment, and `choose` says which one is run."""
 
     def __init__(self, choices: int, problem: Description | None = None) -> None:
-        super().__init__(problem)
+        self._random = RandomEdits(problem)
         self._choices = choices
 
     def propose(self, prompt: str, source: str, seed: int, choose: Choose = in_order) -> Rollout:
@@ -143,7 +143,7 @@ class ChosenEdits(RandomEdits):
     ) -> list[Rollout]:
         """Return one edit per prompt, not necessarily drawn for that prompt. Raises PolicyError as RandomEdits does."""
         pool = [
-            RandomEdits.propose(self, prompt, source, (seed * self._choices + k) % 2**31)
+            self._random.propose(prompt, source, (seed * self._choices + k) % 2**31)
             for prompt, source, seed in zip(prompts, sources, seeds, strict=True)
             for k in range(self._choices)
         ]
